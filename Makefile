@@ -1,0 +1,71 @@
+# Targets of gppf_d2. `make help` lists them.
+#
+# The environment: an active virtual environment (VIRTUAL_ENV) is used as it is; otherwise .venv is
+# made with $(PYTHON). torch, torchvision and Detectron2 that import there already are left alone.
+
+PYTHON ?= python3
+ENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
+PY := $(ENV)/bin/python
+STAMP := $(ENV)/.gppf_d2-installed
+DEMO_OUTPUT ?= output/demo
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all check format bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## make the environment and install everything into it (once)
+
+$(PY):
+	@echo "Creating a virtual environment in $(ENV)"
+	$(PYTHON) -m venv $(ENV)
+
+$(STAMP): pyproject.toml constraints.txt detectron2.txt | $(PY)
+	@echo "Installing into $(ENV): a few minutes, some GB with CUDA builds of torch"
+	@if $(PY) -c "import torch, torchvision" 2>/dev/null; then \
+	    grep -viE '^torch(vision)?==' constraints.txt > $(ENV)/constraints.txt; \
+	else \
+	    cp constraints.txt $(ENV)/constraints.txt; \
+	    $(PY) -m pip install --quiet -c constraints.txt torch torchvision; \
+	fi
+	$(PY) -m pip install --quiet -c $(ENV)/constraints.txt -e ".[dev]"
+	@if $(PY) -c "import detectron2" 2>/dev/null; then \
+	    echo "Detectron2 is there already: left alone"; \
+	else \
+	    $(PY) -m pip install --quiet --no-deps --only-binary=:all: --python-version 3.10 \
+	        --implementation cp --abi none -r detectron2.txt \
+	        --target "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
+	fi
+	@$(PY) -c "import detectron2, torch, torchvision; print('torch', torch.__version__, '| torchvision', torchvision.__version__, '| Detectron2', detectron2.__version__)"
+	@touch $@
+
+demo: $(STAMP) ## the main job on a miniature world: train, evaluate, export, report
+	$(PY) -m gppf_d2.tools.demo --output $(DEMO_OUTPUT)
+
+test: $(STAMP) ## every mechanism, one tiny twin per config family (under 15 minutes on 2 cores)
+	$(PY) -m pytest -m "not slow"
+
+test-all: $(STAMP) ## the same and every config
+	$(PY) -m pytest
+
+check: $(STAMP) ## lint, format, import directions, tests
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pytest tests/test_rooms.py
+	$(PY) -m pytest -m "not slow" --ignore tests/test_rooms.py
+
+format: $(STAMP) ## let ruff format and sort imports
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(STAMP) ## ratios against peers and baselines, each from one run
+	$(PY) -m gppf_d2.tools.bench_sync_bn
+	$(PY) -m gppf_d2.tools.bench_task_average
+	$(PY) -m gppf_d2.tools.bench_lego
+	$(PY) -m gppf_d2.tools.bench_step
+
+clean: ## remove caches and outputs, keep the environment
+	rm -rf output build .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
