@@ -1,8 +1,8 @@
 """Run a function in several gloo processes on this machine and collect what every rank returns.
 
-A hang is a failure with a name: after ``timeout`` seconds every process is asked for its stacks, killed,
-and the test fails saying which ranks had not finished. When a rank raises, its traceback is the one shown,
-and the error of the rank that failed first wins over the errors it caused elsewhere.
+A hang is a failure with a name: after ``timeout`` seconds every process is asked for its stacks,
+killed, and the test fails saying which ranks had not finished. When a rank raises, its traceback is
+the one shown, and the error of the rank that failed first wins over the errors it caused elsewhere.
 """
 
 from __future__ import annotations

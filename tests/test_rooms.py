@@ -1,4 +1,4 @@
-"""The import directions of the package: the rooms and floors of the design, checked on the source."""
+"""The import directions of the package, checked on the source."""
 
 from __future__ import annotations
 

@@ -1,0 +1,64 @@
+"""Evaluations of the four kinds of task: dataset, evaluator and mapper together."""
+
+from detectron2.config import LazyCall as L
+from detectron2.data import transforms as T
+
+from gppf_d2.data.mappers import (
+    ClassificationMapper,
+    DepthMapper,
+    DetectionMapper,
+    SemanticMapper,
+)
+from gppf_d2.evaluation import (
+    ClassificationEvaluator,
+    DepthEvaluator,
+    DetectionEvaluator,
+    SemanticEvaluator,
+)
+
+FORMAT = "${input.pixel_format}"
+
+
+def resize(short, longest):
+    """The test-time resize of detection and pixel tasks."""
+    return [L(T.ResizeShortestEdge)(short_edge_length=short, max_size=longest)]
+
+
+def top1(dataset, image_size=224):
+    return dict(
+        dataset=dataset,
+        evaluator=L(ClassificationEvaluator)(dataset_name=dataset),
+        mapper=L(ClassificationMapper)(is_train=False, image_size=image_size, image_format=FORMAT),
+    )
+
+
+def boxes(dataset, masks=True, short=800, longest=1333):
+    return dict(
+        dataset=dataset,
+        evaluator=L(DetectionEvaluator)(
+            dataset_name=dataset, tasks=["bbox", "segm"] if masks else ["bbox"]
+        ),
+        mapper=L(DetectionMapper)(
+            is_train=False, augmentations=resize(short, longest), image_format=FORMAT
+        ),
+    )
+
+
+def miou(dataset, short=512, longest=2048):
+    return dict(
+        dataset=dataset,
+        evaluator=L(SemanticEvaluator)(dataset_name=dataset),
+        mapper=L(SemanticMapper)(
+            is_train=False, augmentations=resize(short, longest), image_format=FORMAT
+        ),
+    )
+
+
+def metres(dataset, short=352, longest=1216):
+    return dict(
+        dataset=dataset,
+        evaluator=L(DepthEvaluator)(dataset_name=dataset),
+        mapper=L(DepthMapper)(
+            is_train=False, augmentations=resize(short, longest), image_format=FORMAT
+        ),
+    )

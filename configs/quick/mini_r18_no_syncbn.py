@@ -1,0 +1,10 @@
+"""Ablation: SIMT without cross-task SyncBN (Table 1, the second row that does not converge).
+
+Everything else as in mini_r18.py, and so are hardware, time and command.
+"""
+
+from .mini_r18 import backbone, gates, input, lr_multiplier, optimizer, schedule, tasks, train
+
+backbone.num_units = 1
+backbone.norm = "BN"
+train.output_dir = "output/mini_r18_no_syncbn"

@@ -1,0 +1,104 @@
+"""Six tasks on small REAL datasets in one SIMT run: photographs, street scenes, cells, a room.
+
+Datasets (see datasets/README.md; original formats and splits): CIFAR-10 as image folders, COCO128
+(boxes and masks), BCCD (boxes), DSB2018 nuclei (instances), CamVid (semantic), 7-Scenes (depth).
+Hardware: 2 CPU cores, 2 or 3 processes. Time: about 25 minutes. Expected: learns every task; with a
+few hundred images each and minutes of a CPU the numbers are small.
+    python train_net.py --config-file configs/real/pack_r18.py --num-processes 2 --data-root DIR
+"""
+
+from detectron2.config import LazyCall as L
+from detectron2.data import transforms as T
+
+from gppf_d2.data.mappers import (
+    ClassificationMapper,
+    DepthMapper,
+    DetectionMapper,
+    SemanticMapper,
+)
+from gppf_d2.tasks.spec import Task
+
+from ..common.base import backbone, gates, input, lr_multiplier, optimizer, schedule, train
+from ..common.evaluations import FORMAT, boxes, metres, miou, top1
+from ..common.heads import classification, depth, mask_rcnn, semantic_fpn
+
+SHORT, LONGEST = 192, 320
+
+
+def _augment(low, high, longest=LONGEST):
+    return [
+        L(T.ResizeShortestEdge)(
+            short_edge_length=(low, high), sample_style="range", max_size=longest
+        ),
+        L(T.RandomFlip)(horizontal=True),
+    ]
+
+
+def _detection(train, test, num_classes, masks, weight, anchor_size=16):
+    return L(Task)(
+        train=train,
+        mapper=L(DetectionMapper)(
+            is_train=True,
+            augmentations=_augment(160, 224),
+            image_format=FORMAT,
+            use_instance_mask=masks,
+        ),
+        batch_size=4,
+        weight=weight,
+        head=mask_rcnn(
+            num_classes, masks, channels=64, fc_dim=256, anchor_size=anchor_size, proposals=200
+        ),
+        evaluators=[boxes(test, masks=masks, short=SHORT, longest=LONGEST)],
+    )
+
+
+backbone.depth = 18
+schedule.policy = "stratified"
+
+tasks = dict(
+    cifar=L(Task)(
+        train="cifar10_images_train",
+        mapper=L(ClassificationMapper)(is_train=True, image_size=64, image_format=FORMAT),
+        batch_size=48,
+        weight=1.0,
+        head=classification(10),
+        evaluators=[top1("cifar10_images_test", image_size=64)],
+    ),
+    coco=_detection("coco128_train", "coco128_val", 80, masks=True, weight=1.5),
+    blood=_detection("bccd_train", "bccd_val", 3, masks=False, weight=1.5),
+    nuclei=_detection("nuclei_train", "nuclei_val", 1, masks=True, weight=1.0, anchor_size=8),
+    camvid=L(Task)(
+        train="camvid_train",
+        mapper=L(SemanticMapper)(
+            is_train=True, augmentations=_augment(144, 240), image_format=FORMAT
+        ),
+        batch_size=6,
+        weight=1.0,
+        head=semantic_fpn(11, channels=64, conv_dims=64),
+        evaluators=[miou("camvid_val", short=SHORT, longest=LONGEST)],
+    ),
+    room=L(Task)(
+        train="seven_scenes_train",
+        mapper=L(DepthMapper)(
+            is_train=True, augmentations=_augment(SHORT, SHORT), image_format=FORMAT
+        ),
+        batch_size=6,
+        weight=1.0,
+        head=depth(max_depth=10.0, channels=64),
+        evaluators=[metres("seven_scenes_val", short=SHORT, longest=LONGEST)],
+    ),
+)
+
+optimizer.lr = 0.02
+optimizer.weight_decay = 1e-4
+optimizer.params.controller_lr_multiplier = 5.0
+lr_multiplier.warmup_length = 0.05
+
+train.output_dir = "output/pack_r18"
+train.max_iter = 900
+train.clip_norm = 10.0
+train.num_workers = 0
+train.eval_batch_size = 4
+train.log_period = 20
+train.route_period = 50
+train.checkpoint_period = 300

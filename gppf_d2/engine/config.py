@@ -1,0 +1,132 @@
+"""Read a config file, apply overrides from the command line, refuse what cannot be meant.
+
+A config is a Detectron2 LazyConfig with these top-level names: ``input`` (pixel format, mean, std:
+given once), ``backbone``, ``gates``, ``tasks``, ``schedule``, ``optimizer``, ``lr_multiplier``,
+``train``. An override names a key that exists, or an argument of a ``L(...)`` call; anything else
+is a typing error and is answered with the keys that exist there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detectron2.config import LazyConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gppf_d2.engine.errors import UserError
+
+SECTIONS = (
+    "input", "backbone", "gates", "tasks", "schedule", "optimizer", "lr_multiplier", "train",
+)  # fmt: skip
+
+
+def load_config(
+    path: str,
+    overrides: Sequence[str] = (),
+    tasks: Sequence[str] | None = None,
+) -> DictConfig:
+    """Load a config file and make it the config of one run.
+
+    Args:
+        path: a LazyConfig ``.py`` file or a saved ``config.yaml``.
+        overrides: ``key=value`` strings, as ``train.max_iter=100`` or ``tasks.coco.batch_size=4``.
+        tasks: keep only these tasks, in the config's order; None keeps all.
+
+    Returns:
+        The config with every section present.
+
+    Raises:
+        UserError: no such file, a broken file, an unknown key or task, a section missing.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"There is no config file {path!r}; the shipped ones are under configs/.")
+    try:
+        cfg = LazyConfig.load(path)
+    except Exception as error:
+        raise UserError(f"The config file {path!r} cannot be read: {error}") from error
+    missing = [name for name in SECTIONS if name not in cfg]
+    if missing:
+        raise UserError(
+            f"The config file {path!r} lacks {', '.join(missing)}; "
+            "import them from configs/common/base.py."
+        )
+    _check_overrides(cfg, overrides)
+    try:
+        cfg = LazyConfig.apply_overrides(cfg, list(overrides))
+    except Exception as error:
+        raise UserError(f"The overrides {list(overrides)} cannot be applied: {error}") from error
+    if tasks is not None:
+        unknown = [name for name in tasks if name not in cfg.tasks]
+        if unknown or not tasks:
+            raise UserError(
+                f"--tasks names {', '.join(unknown) or 'nothing'}; "
+                f"the config has {', '.join(cfg.tasks)}."
+            )
+        cfg.tasks = {name: cfg.tasks[name] for name in cfg.tasks if name in tasks}
+    if not cfg.tasks:
+        raise UserError(f"The config file {path!r} has no task; add at least one to `tasks`.")
+    return cfg
+
+
+def _check_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key, separator, _ = override.partition("=")
+        key = key.lstrip("+~")
+        if not separator:
+            raise UserError(f"The override {override!r} has no '='; write key=value.")
+        parent: Any = cfg
+        parts = key.split(".")
+        for depth, part in enumerate(parts):
+            try:
+                known = _keys(parent)
+                if part in known:
+                    parent = parent[int(part)] if not isinstance(parent, Mapping) else parent[part]
+                    continue
+            except OmegaConfBaseException:
+                return
+            if isinstance(parent, Mapping) and "_target_" in parent and depth == len(parts) - 1:
+                break  # an argument that the call may take; the call itself checks it
+            where = ".".join(parts[:depth]) or "the config"
+            near = difflib.get_close_matches(part, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UserError(
+                f"The override {override!r} names {part!r}, which {where} does not have; "
+                f"it has {', '.join(known) or 'nothing'}.{hint}"
+            )
+
+
+def _keys(node: Any) -> list[str]:
+    if isinstance(node, Mapping):
+        return [str(key) for key in node]
+    if OmegaConf.is_list(node):
+        return [str(index) for index in range(len(node))]
+    return []
+
+
+def config_text(cfg: DictConfig) -> str:
+    """The config as YAML text: what is written to ``config.yaml`` and into checkpoints."""
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    return OmegaConf.to_yaml(OmegaConf.create(_plain(plain), flags={"allow_objects": True}))
+
+
+def _plain(node: Any) -> Any:
+    """Replace classes and functions by their importable names, so that YAML can hold them."""
+    if isinstance(node, Mapping):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_plain(value) for value in node]
+    if isinstance(node, (str, int, float, bool, type(None))):
+        return node
+    module, name = getattr(node, "__module__", None), getattr(node, "__qualname__", None)
+    return f"{module}.{name}" if module and name else repr(node)
+
+
+def fingerprint(cfg: DictConfig) -> str:
+    """A digest of everything that ranks must agree on; where a run writes to does not count."""
+    text = config_text(OmegaConf.merge(cfg, {"train": {"output_dir": ""}}))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

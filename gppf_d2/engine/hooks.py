@@ -1,0 +1,246 @@
+"""What happens around the step: logging, checkpoints, evaluation, routes, replica checks.
+
+Each hook is a Detectron2 ``HookBase``. Every decision to act is a function of the iteration alone,
+so all ranks act together; what only rank 0 writes is written by rank 0, after a collective that all
+ranks joined.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from detectron2.engine import HookBase
+from detectron2.utils.events import EventWriter
+
+from gppf_d2.distributed.consensus import check_replicas
+from gppf_d2.distributed.heartbeat import Heartbeat
+from gppf_d2.engine.checkpoint import Checkpointer, write_atomically
+from gppf_d2.engine.evaluate import Results, write_results
+from gppf_d2.modeling.lego.controller import LinearTemperature
+
+logger = logging.getLogger(__name__)
+
+
+def due(iteration: int, period: int) -> bool:
+    """Whether a period ends with this iteration; 0 never does."""
+    return period > 0 and (iteration + 1) % period == 0
+
+
+class TemperatureHook(HookBase):
+    """Sets the gates' temperature before every step (design: linear, then constant).
+
+    Args:
+        temperature: the schedule.
+    """
+
+    def __init__(self, temperature: LinearTemperature) -> None:
+        self.temperature = temperature
+
+    def before_step(self) -> None:
+        value = self.temperature.at(self.trainer.iter, self.trainer.max_iter)
+        self.trainer.model.temperature = value
+
+
+class HeartbeatHook(HookBase):
+    """Tells the heartbeat beside the collectives where this rank is."""
+
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        self.heartbeat = heartbeat
+
+    def before_step(self) -> None:
+        trainer = self.trainer
+        self.heartbeat.beat(trainer.iter, trainer.schedule.tasks_at(trainer.iter)[trainer.rank])
+
+
+class MetricsHook(HookBase):
+    """Reduces the per-task metrics once per period and lets the writers write them.
+
+    Args:
+        period: iterations.
+        writers: of rank 0; empty elsewhere.
+    """
+
+    def __init__(self, period: int, writers: Sequence[EventWriter]) -> None:
+        self.period = period
+        self.writers = writers
+        self._times: list[tuple[int, float]] = []
+
+    def before_train(self) -> None:
+        self._times = [(self.trainer.iter, time.perf_counter())]
+
+    def after_step(self) -> None:
+        trainer = self.trainer
+        first, last = trainer.iter == trainer.start_iter, trainer.iter == trainer.max_iter - 1
+        if not (due(trainer.iter, self.period) or first or last or trainer.stopping):
+            return
+        scalars = trainer.metrics.reduce(trainer.groups.control)
+        scalars["lr"], scalars["temperature"] = trainer.lr, trainer.model.temperature
+        scalars["grad_norm"] = float(trainer.grad_norm)
+        wanted = trainer.schedule.wanted_share()
+        scalars.update({f"wanted_share/{task}": share for task, share in wanted.items()})
+        scalars["eta_seconds"] = self._time_left()
+        if trainer.loss_scale.enabled:
+            scalars["loss_scale"] = trainer.loss_scale.scale
+        trainer.storage.put_scalars(smoothing_hint=False, **scalars)
+        for writer in self.writers:
+            writer.write()
+
+    def _time_left(self) -> float:
+        """From the speed of the last ten periods; the first step, which warms up, is left out."""
+        trainer = self.trainer
+        self._times = [*self._times, (trainer.iter + 1, time.perf_counter())][-11:]
+        start = self._times[1] if len(self._times) > 2 else self._times[0]
+        done = trainer.iter + 1 - start[0]
+        pace = (time.perf_counter() - start[1]) / max(done, 1)
+        return pace * (trainer.max_iter - trainer.iter - 1)
+
+    def after_train(self) -> None:
+        for writer in self.writers:
+            writer.close()
+
+
+class RoutesHook(HookBase):
+    """Writes ``routes.json`` and appends to ``routes.jsonl`` (rank 0).
+
+    Args:
+        folder: of the run; None on other ranks.
+        period: iterations.
+    """
+
+    def __init__(self, folder: Path | None, period: int) -> None:
+        self.folder, self.period = folder, period
+
+    def after_step(self) -> None:
+        first = self.trainer.iter == 0
+        if due(self.trainer.iter, self.period) or first:
+            self._write()
+
+    def after_train(self) -> None:
+        if not self.trainer.failed and not due(self.trainer.iter - 1, self.period):
+            self._write()
+
+    def _write(self) -> None:
+        if self.folder is None:
+            return
+        trainer = self.trainer
+        done = min(trainer.iter + 1, trainer.max_iter)
+        record = routes_record(trainer.model, done)
+        with open(self.folder / "routes.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+        text = json.dumps(record, indent=1) + "\n"
+        write_atomically(self.folder / "routes.json", lambda path: Path(path).write_text(text))
+
+
+def routes_record(model, iteration: int) -> dict:
+    """What ``routes.json`` holds: probabilities [L][N] and argmax route [L] of every task."""
+    return {
+        "iteration": iteration,
+        "temperature": model.temperature,
+        "num_units": model.backbone.num_units,
+        "layers": list(model.backbone.layer_names),
+        "tasks": model.routes(),
+    }
+
+
+class CheckpointHook(HookBase):
+    """Writes a checkpoint every ``period`` iterations and at the end, also at an agreed stop.
+
+    Args:
+        checkpointer: of rank 0; None elsewhere.
+        state: collective; builds the state of the run after a number of iterations.
+        period: iterations.
+    """
+
+    def __init__(
+        self,
+        checkpointer: Checkpointer | None,
+        state: Callable[[int], dict],
+        period: int,
+    ) -> None:
+        self.checkpointer, self.state, self.period = checkpointer, state, period
+
+    def after_step(self) -> None:
+        trainer = self.trainer
+        last = trainer.iter == trainer.max_iter - 1
+        if due(trainer.iter, self.period) or last or trainer.stopping:
+            state = self.state(trainer.iter + 1)
+            if self.checkpointer is not None:
+                self.checkpointer.save(state)
+                if last:
+                    self.checkpointer.save(state, "model_final")
+
+
+class EvaluationHook(HookBase):
+    """Evaluates tasks when their period ends and all of them after the last iteration.
+
+    Args:
+        evaluate: collective; evaluates the named tasks and returns their results on every rank.
+        periods: iterations per task; 0 evaluates only at the end.
+        folder: where rank 0 writes ``results.json``; None elsewhere.
+        best: ``task/metric`` names whose best value keeps a checkpoint ``model_best_<task>``.
+        save: collective; writes a checkpoint under a name.
+    """
+
+    def __init__(
+        self,
+        evaluate: Callable[[list[str]], Results],
+        periods: Mapping[str, int],
+        folder: Path | None,
+        best: Sequence[str] = (),
+        save: Callable[[str, int], None] | None = None,
+    ) -> None:
+        self.evaluate, self.periods, self.folder = evaluate, periods, folder
+        self.best: dict[str, float | None] = dict.fromkeys(best)
+        self.save = save
+
+    def after_step(self) -> None:
+        trainer = self.trainer
+        last = trainer.iter == trainer.max_iter - 1
+        names = [task for task, period in self.periods.items() if last or due(trainer.iter, period)]
+        if not names or trainer.stopping:
+            return
+        results = self.evaluate(names)
+        scalars = {
+            f"eval/{task}/{metric}": value
+            for task, metrics in results.items()
+            for metric, value in metrics.items()
+        }
+        trainer.storage.put_scalars(smoothing_hint=False, **scalars)
+        if self.folder is not None:
+            write_results(self.folder / "results.json", results)
+        self._keep_best(results)
+
+    def _keep_best(self, results: Results) -> None:
+        for name, value in self.best.items():
+            task, _, metric = name.partition("/")
+            new = results.get(task, {}).get(metric)
+            if new is not None and new == new and (value is None or new > value):
+                self.best[name] = new
+                logger.info("Best %s so far: %.4g", name, new)
+                self.save(f"model_best_{task}", self.trainer.iter + 1)
+
+    def state_dict(self) -> dict:
+        return {"best": dict(self.best)}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        self.best.update({k: v for k, v in state["best"].items() if k in self.best})
+
+
+class ReplicaCheckHook(HookBase):
+    """Compares the replicas bit by bit every ``period`` iterations (invariant I1).
+
+    Args:
+        period: iterations; 0 never checks.
+        tensors: names and tensors that all ranks must hold equal.
+    """
+
+    def __init__(self, period: int, tensors: Callable[[], Mapping]) -> None:
+        self.period, self.tensors = period, tensors
+
+    def after_step(self) -> None:
+        if due(self.trainer.iter, self.period):
+            check_replicas(self.tensors(), self.trainer.groups.control)

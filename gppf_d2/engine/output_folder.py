@@ -1,0 +1,85 @@
+"""The output folder of a run: log, config, a description of what ran where."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import detectron2
+import torch
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
+
+import gppf_d2
+from gppf_d2.engine.checkpoint import Checkpointer
+from gppf_d2.engine.config import config_text
+from gppf_d2.engine.errors import UserError
+
+LOGGERS = ("gppf_d2", "detectron2", "fvcore")
+
+
+def claim(folder: Path, fresh: bool) -> None:
+    """Make the folder (rank 0).
+
+    Args:
+        fresh: a new training run, which must not overwrite an older one.
+
+    Raises:
+        UserError: the folder cannot be made, or holds checkpoints of an earlier run.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The output folder {str(folder)!r} cannot be made: {error}.") from error
+    old = Checkpointer(folder).files() if fresh else []
+    if old:
+        raise UserError(
+            f"{str(folder)!r} holds checkpoints of an earlier run ({old[-1].name}); go on with "
+            "--resume or give another train.output_dir."
+        )
+
+
+def open_logs(folder: Path, rank: int) -> None:
+    """Log to the console (rank 0) and to ``log.txt`` (``log.txt.rankN`` elsewhere)."""
+    for name in LOGGERS:
+        setup_logger(str(folder), distributed_rank=rank, name=name)
+
+
+def describe(
+    folder: Path, cfg: DictConfig, config_file: str, command: str, world_size: int
+) -> None:
+    """Write ``config.yaml`` and ``run.json`` (rank 0)."""
+    folder.joinpath("config.yaml").write_text(config_text(cfg))
+    gpus = torch.cuda.device_count() if str(cfg.train.device) != "cpu" else 0
+    description: dict[str, Any] = {
+        "config_file": os.path.basename(config_file),
+        "command": command,
+        "commit": _commit(),
+        "world_size": world_size,
+        "num_gpus": gpus,
+        "device": torch.cuda.get_device_name() if gpus else "CPU",
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "torch": torch.__version__,
+        "detectron2": detectron2.__version__,
+        "gppf_d2": gppf_d2.__version__,
+    }
+    folder.joinpath("run.json").write_text(json.dumps(description, indent=2) + "\n")
+
+
+def _commit() -> str:
+    """The commit of the source tree that runs, empty for an installed package."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            text=True,
+            cwd=Path(gppf_d2.__file__).parent,
+            check=False,
+        )
+    except OSError:
+        return ""
+    return found.stdout.strip()

@@ -1,0 +1,223 @@
+"""Build the parts of a run from its config, and nothing that the rank does not hold.
+
+The config stays lazy until the room that owns an object asks for it: heads are built inside the
+model's context (so that ``SharedBackbone`` finds the core), mappers and evaluators where they are
+used. In ``pinned`` mode a rank builds, holds and loads its own task only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterable, Mapping
+
+import torch
+from detectron2.config import instantiate
+from detectron2.data import DatasetCatalog
+from omegaconf import DictConfig, OmegaConf
+
+from gppf_d2.data.catalog import register_all
+from gppf_d2.data.loader import TaskSource
+from gppf_d2.engine.checkpoint import load_model_state, read_checkpoint
+from gppf_d2.engine.errors import UserError
+from gppf_d2.modeling.heads import check_input_format, replace_sync_norms
+from gppf_d2.modeling.multitask import MultiTaskModel
+from gppf_d2.modeling.pretrained import load_pretrained
+from gppf_d2.tasks.random import hash64
+from gppf_d2.tasks.schedule import Schedule
+from gppf_d2.tasks.spec import Task, tasks_from_config
+from gppf_d2.tasks.stream import Stream, repeat_factors
+
+logger = logging.getLogger(__name__)
+
+AMP_DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def build_tasks(cfg: DictConfig) -> dict[str, Task]:
+    """The config's tasks; heads, mappers and evaluators stay lazy."""
+    return tasks_from_config(cfg.tasks)
+
+
+def build_schedule(cfg: DictConfig, tasks: Mapping[str, Task], world_size: int) -> Schedule:
+    """The schedule over the ranks, or over the virtual ranks of a single process.
+
+    Raises:
+        UserError: virtual ranks in a run of several processes.
+    """
+    virtual = int(cfg.train.virtual_ranks)
+    if virtual < 1 or (virtual > 1 and world_size > 1):
+        raise UserError(
+            f"train.virtual_ranks is {virtual} with {world_size} processes; virtual ranks are for "
+            "one process without partners, set it to 1 here."
+        )
+    schedule = Schedule(
+        {name: task.weight for name, task in tasks.items()},
+        world_size * virtual,
+        policy=cfg.schedule.policy,
+        seed=int(cfg.train.seed),
+    )
+    if world_size == 1 and len(tasks) > 1:
+        lost = "gradients of different tasks are averaged, statistics are not shared across tasks"
+        if virtual == 1:
+            lost = "an iteration trains one task (per-batch sampling, in the paper it diverges)"
+        logger.warning(
+            "One process with %d tasks: %s. Start more processes (--num-processes) for cross-task "
+            "statistics%s.",
+            len(tasks), lost, "" if virtual > 1 else ", or set train.virtual_ranks",
+        )  # fmt: skip
+    return schedule
+
+
+def held_tasks(schedule: Schedule, tasks: Mapping[str, Task], rank: int) -> list[str]:
+    """The tasks whose head and data this rank holds: its own one under ``pinned``, else all."""
+    return [schedule.tasks_at(0)[rank]] if schedule.policy == "pinned" else list(tasks)
+
+
+def device_of(cfg: DictConfig) -> torch.device:
+    """``train.device``, with ``auto`` meaning the current GPU where there is one."""
+    name = str(cfg.train.device)
+    if name == "auto":
+        name = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def amp_dtype(cfg: DictConfig) -> torch.dtype | None:
+    """The autocast dtype that ``train.amp`` names."""
+    name = str(cfg.train.amp)
+    if name not in AMP_DTYPES:
+        raise UserError(f"train.amp is {name!r}; allowed are {', '.join(AMP_DTYPES)}.")
+    return AMP_DTYPES[name]
+
+
+def build_model(
+    cfg: DictConfig, tasks: Mapping[str, Task], held: Iterable[str] | None = None
+) -> MultiTaskModel:
+    """Backbone, controllers of all tasks and the heads of the held ones, on the run's device.
+
+    Args:
+        cfg: the run's config.
+        tasks: all tasks.
+        held: tasks whose head is built; None builds all.
+    """
+    torch.manual_seed(int(cfg.train.seed))
+    model = MultiTaskModel(
+        instantiate(cfg.backbone),
+        tasks=list(tasks),
+        mode=cfg.gates.mode,
+        eval_mode=cfg.gates.eval_mode,
+    )
+    for name in tasks if held is None else held:
+        add_head(cfg, model, tasks[name])
+    return model.to(device_of(cfg))
+
+
+def add_head(cfg: DictConfig, model: MultiTaskModel, task: Task) -> None:
+    """Build one task's head; its initial weights are a function of the seed and the task's name."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(hash64("head", int(cfg.train.seed), task.name) % 2**63)
+        model.add_head(task.name, lambda: instantiate(task.head))
+    head = model.heads[task.name]
+    replace_sync_norms(head)
+    check_input_format(task.name, head, list(cfg.input.pixel_mean), list(cfg.input.pixel_std))
+
+
+def load_initial_weights(cfg: DictConfig, model: MultiTaskModel) -> None:
+    """Start every unit from the plain weights of ``train.init_checkpoint``, where it is set."""
+    path = cfg.train.init_checkpoint
+    if path:
+        report = load_pretrained(
+            model.backbone, str(path), noise=float(cfg.train.init_noise), seed=int(cfg.train.seed)
+        )
+        logger.info("%s", report)
+
+
+def load_model(
+    cfg: DictConfig, checkpoint: str, tasks: list[str] | None = None, ema: bool = False
+) -> MultiTaskModel:
+    """A trained model in evaluation mode, with the heads of the chosen tasks.
+
+    Args:
+        cfg: the config of the run.
+        checkpoint: a gppf_d2 checkpoint file.
+        tasks: heads to build; None builds all.
+        ema: take the averaged parameters.
+
+    Raises:
+        UserError: an unknown task, a checkpoint of another config.
+    """
+    everything = build_tasks(cfg)
+    unknown = [name for name in tasks or () if name not in everything]
+    if unknown:
+        raise UserError(f"Unknown task {unknown[0]!r}; the config has {', '.join(everything)}.")
+    held = list(everything) if tasks is None else tasks
+    model = build_model(cfg, everything, held)
+    state = read_checkpoint(checkpoint)
+    weights = dict(state["model"])
+    if ema:
+        if "ema" not in state:
+            raise UserError(
+                f"{checkpoint!r} holds no averaged parameters; train with train.ema_decay."
+            )
+        weights.update(state["ema"]["average"])
+    load_model_state(model, weights, source=str(checkpoint), held=set(held))
+    return model.eval()
+
+
+def load_records(names: Iterable[str]) -> list[dict]:
+    """All records of the named datasets, one list.
+
+    Raises:
+        UserError: an unknown or an empty dataset.
+    """
+    register_all()
+    records: list[dict] = []
+    for name in names:
+        if name not in DatasetCatalog:
+            known = sorted(DatasetCatalog.list())
+            near = difflib.get_close_matches(name, known, n=4, cutoff=0.4)
+            raise UserError(
+                f"There is no dataset {name!r}; close to it are {', '.join(near) or 'none'} "
+                f"(of {len(known)} registered). Register it, or mend the name in the config."
+            )
+        found = DatasetCatalog.get(name)
+        if not len(found):
+            raise UserError(f"The dataset {name!r} has no sample; check its folder and its lists.")
+        records += list(found)
+    return records
+
+
+def build_data(
+    tasks: Mapping[str, Task], held: Iterable[str], seed: int
+) -> tuple[dict[str, TaskSource], dict[str, Stream]]:
+    """Sources and streams of the held tasks."""
+    sources: dict[str, TaskSource] = {}
+    streams: dict[str, Stream] = {}
+    for name in held:
+        task = tasks[name]
+        records = load_records(task.train)
+        factors = None
+        if task.repeat_threshold > 0:
+            categories = [
+                {a["category_id"] for a in record.get("annotations", ())} for record in records
+            ]
+            factors = repeat_factors(categories, task.repeat_threshold)
+        streams[name] = Stream(name, len(records), seed, repeat_factors=factors)
+        sources[name] = TaskSource(
+            records, instantiate(task.mapper), batch_transform=instantiate(task.batch_transform)
+        )
+        logger.info(
+            "Task %s: %d training samples from %s", name, len(records), ", ".join(task.train)
+        )
+    return sources, streams
+
+
+def build_optimizer(cfg: DictConfig, model: MultiTaskModel) -> torch.optim.Optimizer:
+    """The config's optimizer over the model's parameter groups."""
+    lazy = OmegaConf.merge(OmegaConf.create(flags={"allow_objects": True}), cfg.optimizer)
+    lazy.params.model = None
+    params = dict(lazy.params.items())
+    params["model"] = model
+    target = params.pop("_target_")
+    groups = instantiate({"_target_": target, **params})
+    rest = {key: value for key, value in lazy.items() if key != "params"}
+    return instantiate({**rest, "params": groups})

@@ -1,0 +1,290 @@
+"""The SIMT step (GPPF section 3.2): every process runs ONE task, different ones different tasks.
+
+``run_step`` reads like the paper. The communication in it, in order, the same on every rank
+whatever its task:
+
+1. forward: one all_gather per norm position of the backbone, statistics group
+   (``distributed.sync_bn``);
+2. backward: one all_reduce per norm position, statistics group, while gradient buckets leave in one
+   fixed order in the gradient group (``distributed.task_average``), contributor counts and the
+   flags of rank-wide decisions in their tails;
+3. the buffers of heads that ran (``distributed.head_buffers``), gradient group.
+
+Nothing is decided by one rank alone: whether the step is accepted, whether to stop, follows from
+numbers that are equal everywhere after 2.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from detectron2.engine import TrainerBase
+from detectron2.utils.events import EventStorage
+
+from gppf_d2.data.loader import Batch
+from gppf_d2.distributed.groups import ProcessGroups
+from gppf_d2.distributed.head_buffers import HeadBuffers
+from gppf_d2.distributed.sync_bn import commit_statistics, discard_statistics, first_non_finite
+from gppf_d2.distributed.task_average import SyncResult, TaskAverage
+from gppf_d2.engine.ema import ParameterEMA
+from gppf_d2.engine.errors import Interrupted, NonFiniteError
+from gppf_d2.engine.metrics import TaskMetrics
+from gppf_d2.engine.optimizer import LearningRate, LossScale
+from gppf_d2.modeling.multitask import MultiTaskModel
+from gppf_d2.tasks.random import hash64
+from gppf_d2.tasks.schedule import Schedule
+from gppf_d2.tasks.spec import Task
+from gppf_d2.tasks.stream import StreamPlan
+
+logger = logging.getLogger(__name__)
+
+NON_FINITE, STOP = 0, 1  # places in the flags that ride with the gradients
+
+
+@dataclass
+class StepOptions:
+    """How a step is taken; see ``configs/common/base.py`` for each field.
+
+    ``amp`` is None or the autocast dtype; ``clip_norm`` 0 clips nothing; ``virtual_ranks`` is for
+    one process.
+    """
+
+    seed: int = 0
+    accumulation: int = 1
+    virtual_ranks: int = 1
+    clip_norm: float = 0.0
+    amp: torch.dtype | None = None
+    debug_collectives: bool = False
+
+
+class SIMTTrainer(TrainerBase):
+    """Trains all tasks of a run around one backbone.
+
+    Args:
+        model: backbone, controllers and the heads this rank holds.
+        tasks: all tasks of the run by name.
+        schedule: task of every (virtual) rank at every iteration.
+        plan: stream positions consumed so far; advanced once per accepted step.
+        batches: endless batches of this rank in the plan's order.
+        optimizer: over ``parameter_groups(model)``.
+        learning_rate: sets the groups' rates.
+        task_average: exchanges the gradients.
+        head_buffers: averages the buffers of heads over their contributors.
+        groups: the run's process groups.
+        rank: this process.
+        options: how a step is taken.
+        loss_scale: fp16 only.
+        ema: averages the parameters, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: MultiTaskModel,
+        tasks: Mapping[str, Task],
+        schedule: Schedule,
+        plan: StreamPlan,
+        batches: Iterator[Batch],
+        optimizer: torch.optim.Optimizer,
+        learning_rate: LearningRate,
+        task_average: TaskAverage,
+        head_buffers: HeadBuffers,
+        groups: ProcessGroups,
+        rank: int = 0,
+        options: StepOptions | None = None,
+        loss_scale: LossScale | None = None,
+        ema: ParameterEMA | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.tasks, self.schedule, self.plan = model, tasks, schedule, plan
+        self.batches, self.optimizer, self.learning_rate = batches, optimizer, learning_rate
+        self.task_average, self.head_buffers, self.groups = task_average, head_buffers, groups
+        self.rank = rank
+        self.options = options or StepOptions()
+        self.loss_scale = loss_scale or LossScale(enabled=self.options.amp is torch.float16)
+        self.ema = ema
+        self.metrics = TaskMetrics()
+        self.device = next(model.parameters()).device
+        self.task: str = ""
+        self.interrupted = False  # this rank was asked to stop
+        self.stopping = False  # all ranks agreed to stop
+        self.failed = False  # training ended by an error: hooks write no checkpoint
+        self.lr, self.grad_norm = 0.0, torch.zeros(())
+        self._losses: dict[str, torch.Tensor] = {}
+
+    def run_step(self) -> None:
+        """One iteration: every rank its task, one common update."""
+        tasks = self.schedule.tasks_at(self.iter)
+        ranks_of = {task: self.schedule.ranks_of(self.iter, task) for task in self.tasks}
+        self.task_average.begin(ranks_of)
+        flags, data_time = torch.zeros(2, device=self.device), 0.0
+        for virtual in range(self.options.virtual_ranks):
+            self.task = tasks[self.rank + virtual]
+            for micro_step in range(self.options.accumulation):
+                waited, batch = self._next_batch()
+                data_time += waited
+                loss = self._forward(batch, virtual, micro_step, flags)
+                self.task_average.backward(loss, last=self._is_last(virtual, micro_step))
+            self.task_average.next_virtual_rank()
+        flags[STOP] = float(self.interrupted)
+        result = self.task_average.finish(flags)
+        norm = self.task_average.grad_norm(result)
+        if self._accept(result, norm):
+            self._update(norm)
+        self.head_buffers.average(ranks_of)
+        self.plan.next()
+        self.metrics.step(data_time)
+        self.stopping = float(result.flags[STOP]) > 0
+
+    def _is_last(self, virtual: int, micro_step: int) -> bool:
+        options = self.options
+        return virtual == options.virtual_ranks - 1 and micro_step == options.accumulation - 1
+
+    def _next_batch(self) -> tuple[float, Batch]:
+        start = time.perf_counter()
+        batch = next(self.batches)
+        waited = time.perf_counter() - start
+        assert batch.task == self.task, f"loader gave {batch.task}, schedule says {self.task}"
+        return waited, batch
+
+    def _forward(
+        self, batch: Batch, virtual: int, micro_step: int, flags: torch.Tensor
+    ) -> torch.Tensor:
+        """The weighted, scaled loss of one micro-step; its finiteness goes into the flags."""
+        options, rank = self.options, self.rank + virtual
+        seed_generators(hash64("step", options.seed, self.iter, micro_step, rank))
+        self.model.begin_micro_step(options.seed, self.iter, micro_step, rank)
+        cast = torch.autocast(self.device.type, options.amp) if options.amp else nullcontext()
+        with cast:
+            losses = self.model.losses(self.task, batch.samples)
+            anchor = self.model.finish_micro_step()
+        self.metrics.record(self.task, losses, len(batch.samples), len(batch.replaced))
+        total = sum(value.float() for value in losses.values())
+        with torch.no_grad():
+            flags[NON_FINITE] += ~torch.isfinite(total)
+        self._losses = losses
+        weight = self.tasks[self.task].loss_weight * self.loss_scale.scale / options.accumulation
+        return total * weight + anchor
+
+    def _accept(self, result: SyncResult, norm: torch.Tensor) -> bool:
+        """Whether the averaged gradient may be applied; the same answer on every rank."""
+        bad_losses, norm_is_finite = float(result.flags[NON_FINITE]), bool(torch.isfinite(norm))
+        overflow = self.loss_scale.enabled and bad_losses == 0 and not norm_is_finite
+        if bad_losses or not (norm_is_finite or overflow):
+            self._stop_non_finite()
+        commit_statistics(self.model)
+        if overflow:
+            self.loss_scale.update(finite=False)
+        return norm_is_finite
+
+    def _stop_non_finite(self) -> None:
+        """Agree on where the first value that is not finite was, and stop everywhere.
+
+        Collective: all ranks must call.
+        """
+        where = first_non_finite(self.model)
+        bad = [name for name, value in self._losses.items() if not torch.isfinite(value).all()]
+        if where:
+            mine = f"the statistics of {where}"
+        elif bad:
+            mine = f"loss {bad[0]}"
+        else:
+            mine = ""
+        found = [(self.rank, self.task, mine)]
+        if self.groups.control is not None:
+            found = [None] * dist.get_world_size(self.groups.control)
+            dist.all_gather_object(found, (self.rank, self.task, mine), group=self.groups.control)
+        discard_statistics(self.model)
+        blamed = [entry for entry in found if entry[2]] or [(*found[0][:2], "the gradients")]
+        rank, task, place = blamed[0]
+        raise NonFiniteError(
+            f"Iteration {self.iter}: {place} of task {task!r} on rank {rank} is not finite; "
+            "nothing of this step was kept. Lower the learning rate, clip gradients "
+            "(train.clip_norm) or look at the data."
+        )
+
+    def _update(self, norm: torch.Tensor) -> None:
+        """Unscale, clip and step."""
+        scale, limit = self.loss_scale.scale, self.options.clip_norm
+        norm = norm / scale
+        factor = (
+            (limit / (norm + 1e-6)).clamp(max=1.0) / scale if limit else norm.new_tensor(1 / scale)
+        )
+        if limit or scale != 1:
+            grads = [p.grad for g in self.optimizer.param_groups for p in g["params"]]
+            torch._foreach_mul_([grad for grad in grads if grad is not None], factor)
+        self.lr = self.learning_rate.set(self.iter)
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.model)
+        self.loss_scale.update(finite=True)
+        self.grad_norm = norm
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Train to ``max_iter``; hooks run as in ``TrainerBase``.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM on some rank, after the hooks had their ``after_train``.
+        """
+        self.iter, self.start_iter, self.max_iter = start_iter, start_iter, max_iter
+        with EventStorage(start_iter) as self.storage, self._signals():
+            try:
+                self.before_train()
+                while self.iter < max_iter and not self.stopping:
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                    self.iter += 1
+            except BaseException:
+                self.failed = True
+                raise
+            finally:
+                self.after_train()
+        if self.stopping:
+            raise Interrupted(
+                f"stopped by a signal after {self.iter} of {max_iter} iterations; the checkpoint "
+                "is written, go on with --resume."
+            )
+
+    def _signals(self) -> _StopOnSignal:
+        return _StopOnSignal(self)
+
+
+class _StopOnSignal:
+    """SIGINT and SIGTERM ask for a stop after the present step; a second one interrupts at once."""
+
+    def __init__(self, trainer: SIMTTrainer) -> None:
+        self.trainer = trainer
+        self.previous: dict[int, object] = {}
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self.trainer.interrupted:
+            raise KeyboardInterrupt
+        self.trainer.interrupted = True
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self.previous[number] = signal.signal(number, self._ask)
+            except ValueError:  # not the main thread: whoever runs us handles signals
+                return
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed python, numpy and torch: RPN and ROI sampling, dropout ... use the global ones."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed % 2**63)

@@ -1,0 +1,129 @@
+"""The state of a run: what a checkpoint holds and how a run gets it back.
+
+Positions count what was consumed, gates and augmentations are functions of (seed, iteration, rank),
+the learning rate and the temperature are functions of the iteration: so the model, the optimizer, a
+handful of stream integers, the loss scale and the moving average are all there is to save
+(invariant I7).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gppf_d2.distributed.groups import ProcessGroups
+from gppf_d2.engine.checkpoint import (
+    FORMAT,
+    gather_parts,
+    load_model_state,
+    load_optimizer_state,
+    optimizer_state,
+)
+from gppf_d2.engine.ema import ParameterEMA
+from gppf_d2.engine.errors import UserError
+from gppf_d2.engine.hooks import EvaluationHook
+from gppf_d2.engine.optimizer import LossScale
+from gppf_d2.modeling.multitask import MultiTaskModel
+from gppf_d2.tasks.stream import StreamPlan
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RunState:
+    """The parts of a run that change while it trains.
+
+    Args:
+        model, optimizer, plan, loss_scale, ema, evaluation: as the trainer has them.
+        held: tasks whose head this rank holds.
+        config: the run's config as text, kept in the checkpoint.
+        speaks: whether this rank's heads go into the checkpoint (``pinned``: one owner per task).
+        groups: to gather the owners' parts.
+        pinned: whether there is anything to gather.
+    """
+
+    model: MultiTaskModel
+    optimizer: torch.optim.Optimizer
+    plan: StreamPlan
+    loss_scale: LossScale
+    ema: ParameterEMA | None
+    evaluation: EvaluationHook
+    held: Sequence[str]
+    config: str
+    groups: ProcessGroups
+    pinned: bool = False
+    speaks: bool = True
+
+    def collect(self, iteration: int) -> dict[str, Any]:
+        """The state after ``iteration`` steps; complete on rank 0.
+
+        Collective: all ranks must call.
+        """
+        state: dict[str, Any] = {
+            "format": FORMAT,
+            "iteration": iteration,
+            "model": {
+                name: value.detach().cpu() for name, value in self.model.state_dict().items()
+            },
+            "optimizer": optimizer_state(self.optimizer),
+            "streams": self.plan.state_dict(),
+            "loss_scale": self.loss_scale.state_dict(),
+            "temperature": self.model.temperature,
+            "evaluation": self.evaluation.state_dict(),
+            "tasks": list(self.model.controllers),
+            "config": self.config,
+        }
+        if self.ema is not None:
+            state["ema"] = self.ema.state_dict()
+        if self.pinned:
+            gather_parts(state, self.speaks, self.groups.control)
+        return state
+
+    def restore(
+        self, state: Mapping[str, Any], source: Path, allow_task_changes: bool = False
+    ) -> int:
+        """Go on from a checkpoint.
+
+        Returns:
+            The number of iterations that are done.
+
+        Raises:
+            UserError: the checkpoint is of another config.
+        """
+        load_model_state(
+            self.model,
+            state["model"],
+            source=str(source),
+            allow_task_changes=allow_task_changes,
+            held=set(self.held),
+        )
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        try:
+            self.plan.load_state_dict(state["streams"], allow_task_changes=allow_task_changes)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        self.loss_scale.load_state_dict(state["loss_scale"])
+        self.evaluation.load_state_dict(state["evaluation"])
+        if self.ema is not None and "ema" in state:
+            self.ema.load_state_dict(state["ema"])
+        elif self.ema is not None:
+            logger.warning("%s has no moving average: it starts from the weights", source)
+            self.ema = ParameterEMA(self.model, self.ema.decay)
+        logger.info("Resumed from %s at iteration %d", source, state["iteration"])
+        return int(state["iteration"])
+
+    def replicas(self) -> dict[str, torch.Tensor]:
+        """The tensors that every rank must hold bit for bit equal (invariant I1)."""
+        tensors = dict(self.model.state_dict())
+        for name, entry in optimizer_state(self.optimizer).items():
+            for key, value in entry.items():
+                if torch.is_tensor(value):
+                    tensors[f"optimizer.{name}.{key}"] = value
+        if not self.pinned:
+            return tensors
+        return {name: value for name, value in tensors.items() if "heads." not in name}

@@ -1,0 +1,41 @@
+"""Per-task metrics: a loss is averaged over the ranks that ran its task and keeps its name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from gppf_d2.engine.metrics import TaskMetrics
+from tests.harness import run_distributed
+
+
+def test_losses_are_averaged_per_task_in_one_process() -> None:
+    metrics = TaskMetrics()
+    metrics.record("a", {"box": torch.tensor(1.0), "cls": torch.tensor(3.0)}, 4)
+    metrics.record("a", {"box": torch.tensor(3.0), "cls": torch.tensor(5.0)}, 4)
+    metrics.record("b", {"ce": torch.tensor(10.0)}, 2, num_replaced=1)
+    metrics.step(0.5)
+    result = metrics.reduce(None)
+    assert result["loss/a/box"] == pytest.approx(2) and result["loss/a/total"] == pytest.approx(6)
+    assert result["loss/b/total"] == pytest.approx(10) and result["replaced/b"] == 1
+    assert result["share/a"] == pytest.approx(2 / 3) and result["data_time"] == pytest.approx(0.5)
+    assert "loss/a/box" not in metrics.reduce(None), "a reduction starts anew"
+
+
+def _reduce(rank: int, world_size: int) -> dict[str, float]:
+    metrics = TaskMetrics()
+    if rank == 0:
+        metrics.record("a", {"loss": torch.tensor(1.0)}, 1)
+    elif rank == 1:
+        metrics.record("b", {"other": torch.tensor(5.0)}, 1)
+        metrics.record("a", {"loss": torch.tensor(4.0)}, 1)
+    metrics.step(0.0)
+    return metrics.reduce(dist.group.WORLD)
+
+
+def test_ranks_with_different_tasks_do_not_mix_their_losses() -> None:
+    results = run_distributed(_reduce, 3)
+    assert results[0] == results[1] == results[2]
+    assert results[0]["loss/a/loss"] == pytest.approx(2.5)
+    assert results[0]["loss/b/other"] == pytest.approx(5.0)
