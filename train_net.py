@@ -12,6 +12,12 @@ import argparse
 import os
 import shlex
 import sys
+import warnings
+
+# Deprecations inside Detectron2 and torch that a user of either can do nothing about. Here, at the
+# top, so that spawned processes have it too.
+for _module in ("torch", "detectron2", "fvcore", "builtins"):
+    warnings.filterwarnings("ignore", module=rf"{_module}(\..*)?")
 
 EPILOG = """\
 Overrides are key=value with the config's keys: train.max_iter=100 tasks.coco.batch_size=4 ...

@@ -2,8 +2,8 @@
 
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
-from gppf_d2.data.catalog.mini import OBJECT_CLASSES, PARSING_CLASSES
 
+from gppf_d2.data.catalog.mini import CLASSES, STUFF_CLASSES
 from gppf_d2.data.mappers import (
     ClassificationMapper,
     DepthMapper,
@@ -33,7 +33,7 @@ def _augment(low=0.8, high=1.25):
 
 def _detector(masks):
     return mask_rcnn(
-        num_classes=len(OBJECT_CLASSES),
+        num_classes=len(CLASSES),
         masks=masks,
         channels=64,
         fc_dim=256,
@@ -48,7 +48,7 @@ tasks = dict(
         mapper=L(ClassificationMapper)(is_train=True, image_size=CROP, image_format=FORMAT),
         batch_size=32,
         weight=1.0,
-        head=classification(len(OBJECT_CLASSES), label_smoothing=0.1),
+        head=classification(len(CLASSES), label_smoothing=0.1),
         evaluators=[top1("mini_objects_val", image_size=CROP)],
     ),
     scenes=L(Task)(
@@ -74,7 +74,7 @@ tasks = dict(
         mapper=L(SemanticMapper)(is_train=True, augmentations=_augment(), image_format=FORMAT),
         batch_size=8,
         weight=1.0,
-        head=semantic_fpn(len(PARSING_CLASSES), channels=64, conv_dims=64),
+        head=semantic_fpn(len(STUFF_CLASSES), channels=64, conv_dims=64),
         evaluators=[miou("mini_parsing_val", short=96, longest=2 * SIZE)],
     ),
     depth=L(Task)(

@@ -8,6 +8,7 @@ is a typing error and is answered with the keys that exist there.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import os
@@ -115,13 +116,16 @@ def config_text(cfg: DictConfig) -> str:
 
 
 def _plain(node: Any) -> Any:
-    """Replace classes and functions by their importable names, so that YAML can hold them."""
+    """Plain data for YAML: classes by their importable names, dataclass objects as lazy calls."""
     if isinstance(node, Mapping):
         return {key: _plain(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
         return [_plain(value) for value in node]
     if isinstance(node, (str, int, float, bool, type(None))):
         return node
+    if dataclasses.is_dataclass(node) and not isinstance(node, type):
+        fields = {f.name: _plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
+        return {"_target_": _plain(type(node)), **fields}
     module, name = getattr(node, "__module__", None), getattr(node, "__qualname__", None)
     return f"{module}.{name}" if module and name else repr(node)
 

@@ -27,7 +27,7 @@ from omegaconf import DictConfig
 from gppf_d2.distributed.consensus import agree, broadcast_module
 from gppf_d2.distributed.groups import ProcessGroups
 from gppf_d2.engine.checkpoint import write_atomically
-from gppf_d2.engine.errors import UserError
+from gppf_d2.engine.errors import UserError, show_traceback
 from gppf_d2.engine.setup import add_head, load_records
 from gppf_d2.modeling.multitask import MultiTaskModel
 from gppf_d2.tasks.spec import Evaluation, Task
@@ -124,10 +124,9 @@ def _evaluate(
         )
         _infer(model, task.name, loader, evaluator, evaluation.dataset)
     except Exception as problem:
-        logger.debug("evaluation failed", exc_info=True)
-        error = f"Evaluation of task {task.name!r} on {evaluation.dataset!r}: {problem}"
-        if not isinstance(problem, (UserError, ValueError, KeyError, FileNotFoundError, OSError)):
-            logger.exception("Evaluation of task %s failed", task.name)
+        mendable = isinstance(problem, (UserError, ValueError, KeyError, OSError))
+        show_traceback(problem, always=not mendable)
+        error = f"Evaluation of task {task.name!r} on {evaluation.dataset!r} failed: {problem}"
     agree(error, groups.control)
     flat = flatten(evaluator.evaluate() or {})
     if groups.control is not None:

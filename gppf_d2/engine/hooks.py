@@ -243,4 +243,4 @@ class ReplicaCheckHook(HookBase):
 
     def after_step(self) -> None:
         if due(self.trainer.iter, self.period):
-            check_replicas(self.tensors(), self.trainer.groups.control)
+            check_replicas(self.tensors().items(), self.trainer.groups.control)

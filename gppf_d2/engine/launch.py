@@ -31,7 +31,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
-from gppf_d2.engine.errors import Interrupted, UserError
+from gppf_d2.engine.errors import Interrupted, UserError, lost_connection
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def launch(main: Callable[..., None], how: Launch, args: tuple) -> int:
     context = mp.get_context("spawn")
     processes = [
         context.Process(
-            target=_spawned, args=(main, how, local_rank, url, args), name=f"rank{rank}"
+            target=_spawned, args=(main, how, local_rank, url, args), name=f"rank {rank}"
         )
         for local_rank, rank in enumerate(
             range(how.machine_rank * how.num_processes, (how.machine_rank + 1) * how.num_processes)
@@ -142,29 +142,26 @@ def launch(main: Callable[..., None], how: Launch, args: tuple) -> int:
 
 def _watch(processes: list) -> int:
     """Wait for the children; end them all when one fails. Ctrl-C reaches them on its own."""
-    failed_at: float | None = None
-    status = 0
-    while any(process.is_alive() for process in processes):
+    status, failed_at, open_ = 0, None, list(processes)
+    while open_:
         try:
-            time.sleep(0.1)
-            for process in processes:
-                if process.exitcode not in (None, 0) and failed_at is None:
+            for process in [p for p in open_ if p.exitcode is not None]:
+                open_.remove(process)
+                if process.exitcode < 0:
+                    print(
+                        f"error: {process.name} (pid {process.pid}) died of signal "
+                        f"{-process.exitcode}; ending the other ranks.",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+                if process.exitcode and failed_at is None:
                     failed_at, status = time.monotonic(), process.exitcode
-                    if status < 0:
-                        print(
-                            f"error: process {process.name} (pid {process.pid}) died of signal "
-                            f"{-status}; ending the other ranks.",
-                            file=sys.stderr,
-                            flush=True,
-                        )
             if failed_at is not None and time.monotonic() - failed_at > GRACE_SECONDS:
-                for process in processes:
-                    if process.is_alive():
-                        process.kill()
+                for process in open_:
+                    process.kill()
+            time.sleep(0.1)
         except KeyboardInterrupt:
             continue
-    codes = [process.exitcode for process in processes]
-    status = status or next((code for code in codes if code), 0)
     return 128 - status if status < 0 else status
 
 
@@ -188,6 +185,8 @@ def _run_rank(
         torch.cuda.set_device(local_rank // how.processes_per_gpu)
     try:
         if world_size > 1:
+            if url.startswith("tcp://"):  # where the heartbeat's hub can be reached
+                os.environ["MASTER_ADDR"] = url.removeprefix("tcp://").rsplit(":", 1)[0]
             dist.init_process_group(
                 how.backend,
                 init_method=url,
@@ -230,6 +229,9 @@ def report_error(error: BaseException, rank: int = 0) -> None:
     GPPF_D2_TRACEBACK=1 in the environment shows the traceback in any case.
     """
     text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+    if lost_connection(error):
+        error = UserError("lost the connection to another rank; its own message says why it left.")
+        text = str(error)
     if not speaks_for_itself(error) or os.environ.get("GPPF_D2_TRACEBACK"):
         text = "".join(traceback.format_exception(error))
     print(f"[rank {rank}] error: {text}", file=sys.stderr, flush=True)

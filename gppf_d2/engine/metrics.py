@@ -50,6 +50,10 @@ class TaskMetrics:
         self._samples[task] += num_samples
         self._replaced[task] += num_replaced
 
+    def rest(self, seconds: float) -> None:
+        """Leave time out that was not spent on steps: an evaluation, a checkpoint."""
+        self._start += seconds
+
     def step(self, data_time: float) -> None:
         """Note the end of an iteration and the seconds it waited for data."""
         self._steps += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import time
@@ -19,6 +20,8 @@ from gppf_d2.engine.checkpoint import Checkpointer
 from gppf_d2.engine.config import config_text
 from gppf_d2.engine.errors import UserError
 
+# Detectron2 says per dataset and task what the log of one dataset needs once.
+TALKATIVE = ("detectron2.data.common", "detectron2.data.dataset_mapper")
 LOGGERS = ("gppf_d2", "detectron2", "fvcore")
 
 
@@ -47,6 +50,8 @@ def open_logs(folder: Path, rank: int) -> None:
     """Log to the console (rank 0) and to ``log.txt`` (``log.txt.rankN`` elsewhere)."""
     for name in LOGGERS:
         setup_logger(str(folder), distributed_rank=rank, name=name)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def describe(

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig
 from torch import nn
 
@@ -28,6 +29,7 @@ from gppf_d2.distributed.consensus import agree, compare
 from gppf_d2.distributed.groups import ProcessGroups
 from gppf_d2.distributed.sync_bn import attach_statistics_group, discard_statistics
 from gppf_d2.engine.config import fingerprint
+from gppf_d2.engine.errors import show_traceback
 from gppf_d2.engine.simt_trainer import seed_generators
 from gppf_d2.modeling.multitask import MultiTaskModel
 from gppf_d2.tasks.schedule import Schedule
@@ -65,9 +67,9 @@ def compare_ranks(
         for name, p in model.named_parameters()
         if schedule.policy != "pinned" or not name.startswith("heads.")
     }
-    compare("config", {"fingerprint": fingerprint(cfg)}, groups.control)
-    compare("schedule", {"fingerprint": schedule.fingerprint()}, groups.control)
-    compare("parameters", shared, groups.control)
+    compare({"config": fingerprint(cfg)}, groups.control, what="configs")
+    compare({"schedule": schedule.fingerprint()}, groups.control, what="schedules")
+    compare(shared, groups.control, what="parameters")
 
 
 def probe_tasks(
@@ -106,7 +108,7 @@ def probe_tasks(
             try:
                 probes.append(_probe(model, tasks[name], source, streams[name], count, seed, amp))
             except Exception as problem:
-                logger.debug("probe of %s failed", name, exc_info=True)
+                show_traceback(problem)
                 error = f"Task {name!r} fails in a probe step: {type(problem).__name__}: {problem}"
                 break
     agree(error, groups.control)
@@ -134,13 +136,13 @@ def _probe(
     start = time.perf_counter()
     seed_generators(seed)
     model.begin_micro_step(seed, 0, 0, 0)
-    with CollectiveLog("refuse", model):
+    with CollectiveLog("refuse", model), EventStorage(0):
         with torch.autocast(device.type, amp or torch.bfloat16, enabled=amp is not None):
             losses = model.losses(task.name, batch.samples)
             anchor = model.finish_micro_step()
         loss = sum(value.float() for value in losses.values())
         (loss + anchor).backward()
-    value = float(loss)
+    value = float(loss.detach())
     if not np.isfinite(value):
         bad = [name for name, part in losses.items() if not torch.isfinite(part).all()]
         raise ValueError(f"loss {', '.join(bad)} is {value} on its first batch")

@@ -12,6 +12,7 @@ import datetime
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from omegaconf import DictConfig
 
 from gppf_d2.data.loader import TaskSource, build_train_loader
+from gppf_d2.data.samples import one_line
 from gppf_d2.distributed.consensus import agree, broadcast_module
 from gppf_d2.distributed.groups import (
     DEFAULT_TIMEOUT,
@@ -39,9 +41,15 @@ from gppf_d2.engine import hooks, output_folder, setup
 from gppf_d2.engine.checkpoint import Checkpointer, load_model_state, read_checkpoint
 from gppf_d2.engine.config import config_text, load_config
 from gppf_d2.engine.ema import ParameterEMA
-from gppf_d2.engine.errors import UserError
+from gppf_d2.engine.errors import (
+    Interrupted,
+    NonFiniteError,
+    UserError,
+    lost_connection,
+    show_traceback,
+)
 from gppf_d2.engine.evaluate import Results, evaluate_tasks, write_results
-from gppf_d2.engine.metrics import ConsoleWriter
+from gppf_d2.engine.metrics import ConsoleWriter, TaskMetrics
 from gppf_d2.engine.optimizer import LearningRate, LossScale
 from gppf_d2.engine.preflight import compare_ranks, format_probes, probe_tasks
 from gppf_d2.engine.simt_trainer import SIMTTrainer, StepOptions
@@ -103,6 +111,7 @@ class Session:
         self.closers: list[Callable[[], None]] = []
         self.heartbeat: Heartbeat | None = None
         self.ema: ParameterEMA | None = None
+        self.metrics = TaskMetrics()
         self.groups = build_groups(None, self.rank)
         training = not (arguments.eval_only or arguments.dry_run)
         fresh = training and not arguments.resume
@@ -134,7 +143,7 @@ class Session:
         except Exception as problem:
             if self.world_size == 1:
                 raise
-            logger.debug("set-up failed", exc_info=True)
+            show_traceback(problem)
             error = str(problem.args[0] if isinstance(problem, KeyError) else problem)
             if not isinstance(problem, (UserError, ValueError, KeyError, FileNotFoundError)):
                 error = f"{type(problem).__name__}: {error}"
@@ -171,8 +180,12 @@ class Session:
             logger.info("The run is complete: %d of %d iterations.", start, int(train.max_iter))
             return
         if self.world_size > 1:
-            self.heartbeat = Heartbeat(self.rank, self.world_size, timeout=float(train.timeout))
-            self.closers.append(self.heartbeat.close)
+            self.heartbeat = Heartbeat.start(
+                self.rank,
+                self.world_size,
+                self.groups.control,
+                timeout=float(train.timeout),
+            )
         trainer = self._build_trainer(state, sources)
         trainer.register_hooks(self._hooks(state))
         trainer.train(start, int(train.max_iter))
@@ -254,7 +267,10 @@ class Session:
                 for name, parameter in model.named_parameters()
                 if not name.startswith("heads.")
             },
-            {name: dict(head.named_parameters()) for name, head in heads.items()},
+            {
+                task: {f"heads.{task}.{name}": p for name, p in head.named_parameters()}
+                for task, head in heads.items()
+            },
             self.groups,
             self.world_size,
             self.rank,
@@ -285,6 +301,7 @@ class Session:
             ),
             loss_scale=state.loss_scale,
             ema=state.ema,
+            metrics=self.metrics,
         )
 
     def _hooks(self, state: RunState) -> list:
@@ -305,7 +322,7 @@ class Session:
             hooks.RoutesHook(self.folder if first else None, int(train.route_period)),
             hooks.CheckpointHook(
                 self._checkpointer() if first else None,
-                self._resting(state.collect),
+                self._resting(state.collect, "saving"),
                 int(train.checkpoint_period),
             ),
         ]
@@ -324,19 +341,22 @@ class Session:
                 self._checkpointer().save(collected, name)
 
         return hooks.EvaluationHook(
-            self._resting(self._evaluate),
+            self._resting(self._evaluate, "evaluation"),
             periods,
             self.folder if self.rank == 0 else None,
             best=list(train.best),
-            save=self._resting(save),
+            save=self._resting(save, "saving"),
         )
 
-    def _resting(self, collective: Callable[..., T]) -> Callable[..., T]:
-        """The same call with the heartbeat's time-out resting: it may take as long as it needs."""
+    def _resting(self, collective: Callable[..., T], reason: str) -> Callable[..., T]:
+        """The same call with time-out and step time resting: it may take as long as it needs."""
 
         def call(*args: Any) -> T:
-            with self.heartbeat.paused() if self.heartbeat else contextlib.nullcontext():
-                return collective(*args)
+            start = time.perf_counter()
+            with self.heartbeat.paused(reason) if self.heartbeat else contextlib.nullcontext():
+                value = collective(*args)
+            self.metrics.rest(time.perf_counter() - start)
+            return value
 
         return call
 
@@ -396,9 +416,17 @@ class Session:
 
     @contextlib.contextmanager
     def closing(self) -> Iterator[None]:
-        """Shut loader and heartbeat down, whatever happened."""
+        """Shut loader and heartbeat down, whatever happened; tell the others of an error here."""
         try:
             yield
+        except (NonFiniteError, Interrupted):
+            raise  # agreed: every rank leaves with the same sentence
+        except Exception as error:
+            if self.heartbeat is not None:
+                self.heartbeat.fail(one_line(error), wait=5.0 if lost_connection(error) else 0.0)
+            raise
         finally:
             for close in reversed(self.closers):
                 close()
+            if self.heartbeat is not None:
+                self.heartbeat.close()

@@ -84,6 +84,7 @@ class SIMTTrainer(TrainerBase):
         options: how a step is taken.
         loss_scale: fp16 only.
         ema: averages the parameters, or None.
+        metrics: collects losses and times per task.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class SIMTTrainer(TrainerBase):
         options: StepOptions | None = None,
         loss_scale: LossScale | None = None,
         ema: ParameterEMA | None = None,
+        metrics: TaskMetrics | None = None,
     ) -> None:
         super().__init__()
         self.model, self.tasks, self.schedule, self.plan = model, tasks, schedule, plan
@@ -112,7 +114,7 @@ class SIMTTrainer(TrainerBase):
         self.options = options or StepOptions()
         self.loss_scale = loss_scale or LossScale(enabled=self.options.amp is torch.float16)
         self.ema = ema
-        self.metrics = TaskMetrics()
+        self.metrics = metrics or TaskMetrics()
         self.device = next(model.parameters()).device
         self.task: str = ""
         self.interrupted = False  # this rank was asked to stop
@@ -134,7 +136,8 @@ class SIMTTrainer(TrainerBase):
                 data_time += waited
                 loss = self._forward(batch, virtual, micro_step, flags)
                 self.task_average.backward(loss, last=self._is_last(virtual, micro_step))
-            self.task_average.next_virtual_rank()
+            if self.options.virtual_ranks > 1:
+                self.task_average.next_virtual_rank()
         flags[STOP] = float(self.interrupted)
         result = self.task_average.finish(flags)
         norm = self.task_average.grad_norm(result)

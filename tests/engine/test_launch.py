@@ -1,4 +1,4 @@
-"""Starting processes: exit statuses, one sentence per error, the rank that failed is not waited for."""
+"""Starting processes: exit statuses, one sentence per error, nobody waits for a failed rank."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def test_a_killed_rank_is_named(
 ) -> None:
     monkeypatch.setattr("gppf_d2.engine.launch.GRACE_SECONDS", 2.0)
     assert launch(_rank_one_is_killed, Launch(num_processes=2), (str(tmp_path),)) != 0
-    assert "rank1" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "rank 1" in said and "died of signal 9" in said
+    assert "[rank 0] error: lost the connection to another rank" in said
 
 
 def test_one_process_has_no_process_group(tmp_path: Path) -> None:

@@ -1,0 +1,149 @@
+"""The HTML of the report: pictures as data URIs, tables, bars, and the page around them.
+
+The page needs no network and no script. Its style sheet is inline and named by its hash in a
+content-security policy of its own, and no element has a ``style`` attribute, so that it also opens
+behind a strict policy. Charts come in two renderings: the dark one is shown on dark screens only,
+print always takes the light one.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from gppf_d2.analysis.figures import DARK, LIGHT, Theme, png_bytes
+
+CHART_DPI = 160
+CSS_DPI = 96  # pixels an inch on a page
+WIDEST_SHEET = 1800  # pixels of an embedded sheet
+
+
+def escape(text: object) -> str:
+    """Text that is safe between tags and inside quoted attributes."""
+    return html.escape(str(text), quote=True)
+
+
+def chart(build: Callable[[Theme], Figure], alt: str, caption: str = "", wide: bool = False) -> str:
+    """A chart in both themes.
+
+    Args:
+        build: draws the chart in a theme.
+        alt: what the chart shows, in words.
+        caption: HTML under the chart.
+        wide: too wide for a phone: it keeps its size there and scrolls.
+    """
+    light, dark = (png_bytes(build(theme), CHART_DPI) for theme in (LIGHT, DARK))
+    width, height = (
+        round(side * CSS_DPI / CHART_DPI) for side in struct.unpack(">II", light[16:24])
+    )
+    picture = (
+        f'<picture><source media="screen and (prefers-color-scheme: dark)" srcset="{_uri(dark)}">'
+        f'<img src="{_uri(light)}" width="{width}" height="{height}" alt="{escape(alt)}"></picture>'
+    )
+    return figure(picture, caption, wide)
+
+
+def photograph(path: Path, alt: str, caption: str = "") -> str:
+    """A picture file (a prediction sheet), embedded as JPEG; unreadable files become a sentence."""
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        return missing(f"{path.name} cannot be read as a picture ({error}).")
+    if image.width > WIDEST_SHEET:
+        height = max(1, round(image.height * WIDEST_SHEET / image.width))
+        image = image.resize((WIDEST_SHEET, height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=88, optimize=True)
+    uri = _uri(buffer.getvalue(), "image/jpeg")
+    picture = (
+        f'<img class="sheet" src="{uri}" width="{image.width}" height="{image.height}" '
+        f'alt="{escape(alt)}">'
+    )
+    return figure(picture, caption, wide=True)
+
+
+def figure(picture: str, caption: str = "", wide: bool = False) -> str:
+    """A ``<figure>``; a wide one scrolls inside its frame and can be reached with the keyboard."""
+    inside = f'<div class="scroll" tabindex="0">{picture}</div>' if wide else picture
+    below = f"<figcaption>{caption}</figcaption>" if caption else ""
+    return f'<figure class="{"wide" if wide else "chart"}">{inside}{below}</figure>'
+
+
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", css: str = ""
+) -> str:
+    """A table whose first column names the row; cells are HTML."""
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    body = "".join(
+        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>'
+        for row in rows
+    )
+    title = f"<caption>{caption}</caption>" if caption else ""
+    header = f"<thead><tr>{top}</tr></thead>" if head else ""
+    return f'<table class="{css}">{title}{header}<tbody>{body}</tbody></table>'
+
+
+def bar(share: float | None, mark: float | None = None) -> str:
+    """A horizontal bar for a share in [0, 1], with a tick at ``mark``; decoration, hidden from
+    readers."""
+    if share is None:
+        return ""
+    width, tick = 160, ""
+    filled = width * min(share, 1)
+    if mark is not None:
+        tick = f'<rect class="tick" x="{width * mark - 1:.1f}" y="0" width="2" height="14"/>'
+    return (
+        f'<svg class="bar" width="{width}" height="14" viewBox="0 0 {width} 14" aria-hidden="true">'
+        f'<rect class="track" y="3" width="{width}" height="8" rx="4"/>'
+        f'<rect class="fill" y="3" width="{filled:.1f}" height="8" rx="4"/>{tick}</svg>'
+    )
+
+
+def missing(sentence: str) -> str:
+    """A part that is not there, said in words."""
+    return f'<p class="missing">{escape(sentence)}</p>'
+
+
+def section(anchor: str, title: str, *parts: str, lead: str = "") -> str:
+    """A section with a heading that the navigation links to."""
+    intro = f'<p class="lead">{lead}</p>' if lead else ""
+    return f'<section id="{anchor}"><h2>{escape(title)}</h2>{intro}{"".join(parts)}</section>'
+
+
+def page(title: str, header: str, sections: Sequence[tuple[str, str, str]], footer: str) -> str:
+    """The whole document.
+
+    Args:
+        title: of the document.
+        header: HTML above the navigation.
+        sections: (anchor, title, HTML) in order.
+        footer: HTML at the end.
+    """
+    files = resources.files("gppf_d2.analysis")
+    css = files.joinpath("report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    links = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name, _ in sections)
+    return Template(files.joinpath("report.html").read_text(encoding="utf-8")).substitute(
+        title=escape(title),
+        style_hash=digest,
+        css=css,
+        header=header,
+        links=links,
+        body="\n".join(body for _, _, body in sections),
+        footer=footer,
+    )
+
+
+def _uri(content: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,170 @@
+"""Read a run folder as it is: finished, half-finished, or left behind by a crash.
+
+Nothing here raises because of what a run wrote or did not write: a file that is absent, empty or
+torn becomes a sentence in ``RunFolder.missing``, and what can be read is kept. A file of one JSON
+object a line may end in half a line (the process died while writing) and may hold an iteration
+twice (the run was resumed from an earlier checkpoint); the later line wins, key by key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass
+class RunFolder:
+    """What a run left behind.
+
+    Args:
+        path: the folder.
+        run: ``run.json``: config file, command, commit, world size, device, versions, start.
+        config: ``config.yaml`` as plain containers.
+        metrics: ``metrics.json``, one dict an iteration, in order.
+        routes: ``routes.json``, or the last of ``routes.jsonl``; empty when there is none.
+        history: ``routes.jsonl``, in order of iterations.
+        results: ``results.json``, {task: {metric: value}}.
+        sheets: prediction sheets by task, from ``predictions/*.png``.
+        missing: one sentence for every part that could not be read.
+    """
+
+    path: Path
+    run: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    routes: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    results: dict[str, dict[str, float]] = field(default_factory=dict)
+    sheets: dict[str, Path] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def tasks(self) -> list[str]:
+        """All tasks that any file names, in the config's order, the others after them."""
+        names: dict[str, None] = dict.fromkeys(_mapping(self.config.get("tasks")))
+        names.update(dict.fromkeys(_mapping(self.routes.get("tasks"))))
+        names.update(dict.fromkeys(tasks_of(self.metrics)))
+        names.update(dict.fromkeys(self.results))
+        names.update(dict.fromkeys(self.sheets))
+        return list(names)
+
+    @property
+    def max_iter(self) -> int | None:
+        """Iterations that the config asks for."""
+        value = _mapping(self.config.get("train")).get("max_iter")
+        return int(value) if isinstance(value, (int, float)) else None
+
+    @property
+    def iterations(self) -> int:
+        """Iterations done as far as the metrics tell (iterations count from 0)."""
+        return int(self.metrics[-1]["iteration"]) + 1 if self.metrics else 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last iteration of the config was logged."""
+        return self.max_iter is not None and self.iterations >= self.max_iter
+
+
+def read_run(path: str | Path) -> RunFolder:
+    """Read everything a report needs from a run folder.
+
+    Raises:
+        ValueError: ``path`` is not a folder.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ValueError(f"'{path}' is not a folder; name the output folder of a run.")
+    folder = RunFolder(path)
+    note = folder.missing
+    folder.run = _read_object(path / "run.json", "the commit, the command and the hardware", note)
+    folder.config = _read_config(path / "config.yaml", note)
+    folder.metrics = _read_history(path / "metrics.json", "the training curves", note)
+    folder.history = _read_history(path / "routes.jsonl", "how the routes were learned", note)
+    unread: list[str] = []
+    folder.routes = _read_object(path / "routes.json", "the routes", unread)
+    if not folder.routes and folder.history:
+        folder.routes = folder.history[-1]
+    else:
+        note += unread
+    results = _read_object(path / "results.json", "the results", note)
+    folder.results = {task: _mapping(metrics) for task, metrics in results.items()}
+    folder.sheets = {file.stem: file for file in sorted((path / "predictions").glob("*.png"))}
+    if not folder.sheets:
+        note.append("There is no picture under predictions/, so predictions are not shown.")
+    return folder
+
+
+def read_lines(path: str | Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file with one object a line; torn and foreign lines are left out.
+
+    Returns:
+        One dict an iteration, in order of iterations. Objects without a whole "iteration" are left
+        out.
+    """
+    merged: dict[int, dict[str, Any]] = {}
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(entry, dict) and isinstance(entry.get("iteration"), int):
+                merged.setdefault(entry["iteration"], {}).update(entry)
+    return [merged[iteration] for iteration in sorted(merged)]
+
+
+def tasks_of(metrics: Iterable[dict[str, Any]]) -> list[str]:
+    """Tasks that the metrics name, in order of first appearance."""
+    names: dict[str, None] = {}
+    for entry in metrics:
+        for key in entry:
+            parts = key.split("/")
+            if len(parts) > 1 and parts[0] in ("loss", "share", "wanted_share"):
+                names[parts[1]] = None
+    return list(names)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _read_object(path: Path, what: str, missing: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        missing.append(f"There is no {path.name}, so {what} cannot be shown.")
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        missing.append(f"{path.name} cannot be read ({error}), so {what} cannot be shown.")
+        return {}
+    if not isinstance(content, dict) or not content:
+        missing.append(f"{path.name} holds nothing, so {what} cannot be shown.")
+        return {}
+    return content
+
+
+def _read_config(path: Path, missing: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        missing.append("There is no config.yaml, so the planned number of iterations is not known.")
+        return {}
+    try:
+        return _mapping(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError, OSError) as error:
+        first = str(error).splitlines()[0]
+        missing.append(f"config.yaml cannot be read ({first}).")
+        return {}
+
+
+def _read_history(path: Path, what: str, missing: list[str]) -> list[dict[str, Any]]:
+    if not path.is_file():
+        missing.append(f"There is no {path.name}, so {what} cannot be shown.")
+        return []
+    entries = read_lines(path)
+    if not entries:
+        missing.append(f"{path.name} holds no complete line yet, so {what} cannot be shown.")
+    return entries

@@ -1,0 +1,108 @@
+"""Read the files of a record, with errors that carry their names.
+
+An image that PIL cannot decode is an OSError, an annotation that cannot be right a ValueError, so
+that whoever calls a mapper can tell a broken file from a wrong dataset. Detectron2's own
+``read_image`` is not used: it looks for EXIF data first and swallows what goes wrong, and a
+truncated PNG comes back as a picture that is black where the data ended.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from detectron2.data import detection_utils
+from detectron2.utils.file_io import PathManager
+from PIL import Image, ImageOps
+
+# what PIL's decoders raise for damaged files, beside OSError and its UnidentifiedImageError
+_DAMAGED = (OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+@contextmanager
+def readable(file_name: str) -> Iterator[None]:
+    """Context in which ``file_name`` is decoded; what goes wrong is an OSError that names it.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        OSError: the file cannot be decoded; an error of the system keeps its errno, so that a full
+            machine can be told from a broken file.
+    """
+    try:
+        yield
+    except _DAMAGED as error:
+        if getattr(error, "filename", None):
+            raise
+        text = f"cannot read '{file_name}' ({error}); replace the file or leave it out"
+        number = getattr(error, "errno", None)
+        raise (OSError(text) if number is None else OSError(number, text, file_name)) from error
+
+
+def read_image(record: dict, image_format: str) -> np.ndarray:
+    """Read the image of a record; grey, palette and RGBA files become three channels.
+
+    Args:
+        record: with "file_name" and, optionally, "height" and "width", which are filled in.
+        image_format: "RGB" or "BGR".
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        OSError: the file is missing or damaged.
+        ValueError: the image has another size than the record says.
+    """
+    with readable(record["file_name"]), PathManager.open(record["file_name"], "rb") as file:
+        image = Image.open(file)
+        image.load()
+    pixels = np.asarray(_upright(image).convert("RGB"))
+    detection_utils.check_image_size(record, pixels)
+    return pixels[:, :, ::-1] if image_format == "BGR" else pixels
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        # the pixels are sound, only the EXIF block is not: as good as none
+        return image
+
+
+def read_map(file_name: str, height: int, width: int) -> np.ndarray:
+    """Read a single-channel map (labels or depth), 8 or 16 bit, palette files as their indices.
+
+    Args:
+        file_name: path of the map.
+        height: height of the image it belongs to, in pixels.
+        width: its width.
+
+    Returns:
+        int64 [height, width], the values of the file.
+
+    Raises:
+        OSError: the file is missing or damaged.
+        ValueError: the file has several channels or another size than its image.
+    """
+    with readable(file_name), PathManager.open(file_name, "rb") as file:
+        values = np.asarray(Image.open(file)).astype(np.int64)
+    if values.ndim != 2:
+        raise ValueError(
+            f"'{file_name}' has {values.shape[-1]} channels, expected a map with one; "
+            "convert it to a single-channel PNG"
+        )
+    if values.shape != (height, width):
+        raise ValueError(
+            f"'{file_name}' is {values.shape[1]} x {values.shape[0]}, its image {width} x "
+            f"{height}; restore the file that belongs to the image"
+        )
+    return values
+
+
+def check_image_format(image_format: str) -> str:
+    """Return ``image_format`` if it is one that the mappers read."""
+    if image_format not in ("RGB", "BGR"):
+        raise ValueError(f"image_format is '{image_format}'; choose 'RGB' or 'BGR'")
+    return image_format

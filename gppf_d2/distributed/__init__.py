@@ -1,0 +1,1 @@
+"""Collectives: synchronised norms, the task average, process groups, agreement between ranks."""

@@ -1,0 +1,125 @@
+"""The route of a task, read from a lego model or from the state dict of one, and its plain ResNet.
+
+Works on names and tensors alone, so that a checkpoint can be exported without building its model:
+``backbone.<layer>.units.<k>.<name>`` and ``controllers.<task>`` [L layers, N units] of logits, in
+the order stem, res2.0, res2.1, ..., res5.2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gppf_d2.modeling.layouts import from_layout
+from gppf_d2.modeling.lego.route import layer_order, route_state_dict
+from gppf_d2.modeling.multitask import MultiTaskModel
+
+# a layer whose two most probable units are closer than this has not decided
+UNDECIDED_MARGIN = 0.1
+
+_UNIT = re.compile(r"backbone\.(?P<layer>.+?)\.units\.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """The route of one task; all sequences have one entry per layer.
+
+    Args:
+        task: its name.
+        layers: names, in order.
+        units: the chosen unit.
+        probabilities: of the chosen unit, softmax of the controller's logits (1 for a fixed route).
+        undecided: layers in which the second unit is almost as probable: their argmax is arbitrary.
+    """
+
+    task: str
+    layers: tuple[str, ...]
+    units: tuple[int, ...]
+    probabilities: tuple[float, ...]
+    undecided: tuple[str, ...] = ()
+
+
+def route_of(source: MultiTaskModel | Mapping[str, Tensor], task: str) -> Route:
+    """The route of one task: the most probable unit of every layer, or a model's fixed route.
+
+    Args:
+        source: a model, or the state dict of one (which holds no fixed routes).
+        task: whose controller.
+
+    Raises:
+        ValueError: unknown task, or a controller that does not fit the layers.
+    """
+    if isinstance(source, MultiTaskModel):
+        state, fixed = source.state_dict(), source.fixed_routes.get(task)
+    else:
+        state, fixed = source, None
+    tasks = [name.removeprefix("controllers.") for name in state if name.startswith("controllers.")]
+    if task not in tasks:
+        raise ValueError(
+            f"Unknown task {task!r}; the checkpoint has {', '.join(sorted(tasks)) or 'none'}."
+        )
+    layers = layer_names(state)
+    logits = state[f"controllers.{task}"].detach().double()
+    if logits.dim() != 2 or logits.shape[0] != len(layers):
+        raise ValueError(
+            f"The controller of {task!r} has the shape {tuple(logits.shape)} and the backbone "
+            f"{len(layers)} layers; the checkpoint is damaged."
+        )
+    if fixed is not None:
+        certain = (1.0,) * len(layers)
+        return Route(task=task, layers=layers, units=tuple(fixed), probabilities=certain)
+    best = torch.softmax(logits, dim=1).sort(dim=1, descending=True).values
+    lead = best[:, 0] - best[:, 1] if best.shape[1] > 1 else torch.ones(len(layers))
+    return Route(
+        task=task,
+        layers=layers,
+        units=tuple(logits.argmax(dim=1).tolist()),
+        probabilities=tuple(best[:, 0].tolist()),
+        undecided=tuple(name for name, by in zip(layers, lead.tolist()) if by < UNDECIDED_MARGIN),
+    )
+
+
+def layer_names(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The lego layers of a model's state dict in their natural order: stem, res2.0, res2.1, ..."""
+    return tuple(layer_order(match["layer"] for name in state if (match := _UNIT.match(name))))
+
+
+def plain_state(state: Mapping[str, Tensor], route: Route) -> dict[str, Tensor]:
+    """The tensors of a route under the names of a stock Detectron2 ResNet with BatchNorm.
+
+    ``num_batches_tracked`` is added (0) to norms that lack it (FrozenBN), so that BatchNorm finds
+    all it expects.
+
+    Args:
+        state: of a ``MultiTaskModel``.
+        route: one of its routes.
+
+    Raises:
+        ValueError: units that are no blocks of a plain ResNet, or have another norm than BatchNorm.
+    """
+    backbone = {
+        name.removeprefix("backbone."): tensor
+        for name, tensor in state.items()
+        if name.startswith("backbone.")
+    }
+    tensors = {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in route_state_dict(backbone, route.units, route.layers).items()
+    }
+    strange = [name for name in tensors if from_layout(name, "detectron2") is None]
+    if strange:
+        raise ValueError(
+            f"{strange[0]!r} is no tensor of a plain ResNet, so this backbone has no plain export."
+        )
+    if "stem.conv1.norm.running_mean" not in tensors:
+        raise ValueError(
+            "The backbone has no running statistics; only one with batch norm can be exported."
+        )
+    for name in [name for name in tensors if name.endswith(".running_mean")]:
+        counter = name.removesuffix("running_mean") + "num_batches_tracked"
+        tensors.setdefault(counter, torch.zeros((), dtype=torch.long))
+    return tensors

@@ -1,0 +1,1 @@
+"""Models: the lego backbone, the view through which heads reach it, and heads of our own."""

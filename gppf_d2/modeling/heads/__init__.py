@@ -1,0 +1,7 @@
+"""Heads of our own, and the rules every head has to keep, stock ones included."""
+
+from gppf_d2.modeling.heads.classification import ClassificationHead
+from gppf_d2.modeling.heads.depth import DepthHead
+from gppf_d2.modeling.heads.rules import check_input_format, replace_sync_norms
+
+__all__ = ["ClassificationHead", "DepthHead", "check_input_format", "replace_sync_norms"]

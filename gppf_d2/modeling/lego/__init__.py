@@ -1,0 +1,16 @@
+"""The lego backbone: candidate units in every layer, gates of a task, routes taken out of it."""
+
+from gppf_d2.modeling.lego.controller import Gate, LinearTemperature, draw_gates
+from gppf_d2.modeling.lego.layer import LegoLayer
+from gppf_d2.modeling.lego.resnet import LegoResNet
+from gppf_d2.modeling.lego.route import extract_route, route_state_dict
+
+__all__ = [
+    "Gate",
+    "LegoLayer",
+    "LegoResNet",
+    "LinearTemperature",
+    "draw_gates",
+    "extract_route",
+    "route_state_dict",
+]

@@ -1,0 +1,260 @@
+"""Load a plain ImageNet ResNet into every unit of a lego ResNet.
+
+All N units of a layer start from the same block of the checkpoint; an optional relative Gaussian
+noise on the convolutions of units 1..N-1 breaks the symmetry (without it the units of a layer get
+gradients that differ only by their gates). Unit 0 is always the checkpoint itself. The noise of a
+tensor depends on (seed, unit, name) alone, so that every rank, and every later run, gets the same.
+
+What is wrong is refused before anything is written: another depth, another shape, and the stride
+in the other convolution of the bottleneck, which would load without a word and compute something
+else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from gppf_d2.modeling.layouts import depth_of
+from gppf_d2.modeling.weight_files import PlainWeights, read_plain_weights
+from gppf_d2.tasks.random import hash64
+
+logger = logging.getLogger(__name__)
+
+_UNIT_KEY = re.compile(r"(?P<layer>stem|res\d+\.\d+)\.units\.(?P<unit>\d+)\.(?P<rest>.+)")
+
+_BACKBONE_LIKE = re.compile(r"(.*\.)?(stem|res\d|res_|layer\d|conv1|bn1)[._]")
+_COUNTER = ".num_batches_tracked"  # may be absent anywhere
+_PLACE = {True: "1x1", False: "3x3", None: "unknown"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What :func:`load_pretrained` did. Names are Detectron2's, without the unit.
+
+    Args:
+        path: the file.
+        layout: "detectron2", "caffe2" or "torchvision" (timm's too).
+        num_units: N, into each of which the weights went.
+        depth: of the ResNet.
+        matched: tensors loaded.
+        identity: running statistics that the file has folded into the affine: set to mean 0,
+            variance 1.
+        missing: tensors of the lego that the file lacks; they keep their values.
+        unexpected: backbone tensors of the file that the lego lacks.
+        ignored: names in the file that belong to heads.
+        stride_in_1x1: the file's; None where it is not known.
+        pixel_format: "RGB", "BGR", or None where it is not known.
+        noise: standard deviation relative to the tensor's own, on units 1..N-1.
+    """
+
+    path: str
+    layout: str
+    num_units: int
+    depth: int
+    matched: tuple[str, ...]
+    identity: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    ignored: tuple[str, ...]
+    stride_in_1x1: bool | None
+    pixel_format: str | None
+    noise: float
+
+    def __str__(self) -> str:
+        """A table of stages, then one line for everything that is not a plain match."""
+        stages = ("stem", "res2", "res3", "res4", "res5")
+        rows = [
+            (
+                stage,
+                *(_count(names, stage) for names in (self.matched, self.identity, self.missing)),
+            )
+            for stage in stages
+        ]
+        lines = [
+            f"ResNet-{self.depth} weights from {self.path} ({self.layout} layout) into each of "
+            f"{self.num_units} unit(s) a layer",
+            tabulate(rows, headers=["stage", "loaded", "set to identity", "missing"]),
+            f"stride of a bottleneck in the {_PLACE[self.stride_in_1x1]}, "
+            f"pixels {self.pixel_format or 'unknown'}, noise {self.noise:g}",
+        ]
+        for word in ("missing", "unexpected", "ignored"):
+            names = getattr(self, word)
+            if names:
+                more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+                lines.append(f"{word}: {', '.join(names[:6])}{more}")
+        return "\n".join(lines)
+
+
+def load_pretrained(
+    backbone: nn.Module,
+    path: str | os.PathLike,
+    noise: float = 0.0,
+    seed: int = 0,
+    *,
+    allow_stride_mismatch: bool = False,
+) -> LoadReport:
+    """Load a plain ResNet checkpoint into all units of a lego ResNet.
+
+    No collective: every rank may call it and gets the same, or rank 0 alone before the first
+    broadcast.
+
+    Args:
+        backbone: a ``LegoResNet``.
+        path: ``.pth``, ``.pt``, ``.safetensors`` or a zoo ``.pkl``; see ``weight_files``.
+        noise: symmetry breaking, the standard deviation relative to that of each convolution's
+            weights, >= 0.
+        seed: of the noise.
+        allow_stride_mismatch: load although the stride is in the other convolution.
+
+    Returns:
+        What matched and what did not; printing it shows a table. Logged where something is missing
+        or unexpected.
+
+    Raises:
+        ValueError: a bad file, another depth or shape, the stride elsewhere, a negative noise.
+    """
+    if noise < 0:
+        raise ValueError(f"The noise is {noise}; give 0 for none or a positive fraction like 0.01.")
+    state = backbone.state_dict()
+    slots = _slots(backbone, state)
+    weights = read_plain_weights(path)
+    depth = _check_depth(weights, slots)
+    _check_shapes(weights, state, slots)
+    if not allow_stride_mismatch:
+        _check_stride(weights, stride_in_1x1(backbone))
+
+    values = {
+        key: _value_for(slot, state[key], weights, noise, seed) for key, slot in slots.items()
+    }
+    loaded = {key: value for key, value in values.items() if value is not None}
+    backbone.load_state_dict({**state, **loaded})
+    report = _report(weights, slots, loaded, depth, noise)
+    if report.missing or report.unexpected:
+        logger.warning("Not everything matched.\n%s", report)
+    return report
+
+
+def stride_in_1x1(backbone: nn.Module) -> bool | None:
+    """Whether a lego's bottlenecks stride in the 1x1 convolution; None for basic blocks."""
+    block = backbone.get_submodule("res3.0.units.0")
+    return tuple(block.conv1.stride) != (1, 1) if hasattr(block, "conv3") else None
+
+
+class _Slot(NamedTuple):
+    """One tensor of one unit."""
+
+    name: str  # Detectron2's, without the unit
+    unit: int
+
+
+def _slots(backbone: nn.Module, state: Mapping[str, Tensor]) -> dict[str, _Slot]:
+    slots = {
+        key: _Slot(f"{found['layer']}.{found['rest']}", int(found["unit"]))
+        for key in state
+        if (found := _UNIT_KEY.fullmatch(key))
+    }
+    if not slots:
+        raise ValueError(
+            f"{type(backbone).__name__} has no lego layers to load into; give a LegoResNet."
+        )
+    return slots
+
+
+def _value_for(
+    slot: _Slot, like: Tensor, weights: PlainWeights, noise: float, seed: int
+) -> Tensor | None:
+    """What goes into a slot; None leaves it as it is."""
+    if slot.name in weights.tensors:
+        return _with_noise(weights.tensors[slot.name], noise, seed, slot)
+    if weights.layout == "caffe2" and slot.name.endswith((".running_mean", ".running_var")):
+        # as Detectron2 leaves them: the affine alone is applied
+        return torch.full_like(like, float(slot.name.endswith("var")))
+    return None
+
+
+def _report(
+    weights: PlainWeights,
+    slots: Mapping[str, _Slot],
+    loaded: Mapping[str, Tensor],
+    depth: int,
+    noise: float,
+) -> LoadReport:
+    wanted = {slot.name for slot in slots.values()}
+    filled = {slots[key].name for key in loaded}
+    left = {slot.name for key, slot in slots.items() if key not in loaded}
+    unexpected = [name for name in weights.tensors if name not in wanted]
+    unexpected += [name for name in weights.others if _BACKBONE_LIKE.match(name)]
+    return LoadReport(
+        path=weights.path,
+        layout=weights.layout,
+        num_units=1 + max(slot.unit for slot in slots.values()),
+        depth=depth,
+        matched=tuple(sorted(filled & weights.tensors.keys())),
+        identity=tuple(sorted(filled - weights.tensors.keys())),
+        missing=tuple(sorted(name for name in left if not name.endswith(_COUNTER))),
+        unexpected=tuple(name for name in unexpected if not name.endswith(_COUNTER)),
+        ignored=tuple(name for name in weights.others if name not in unexpected),
+        stride_in_1x1=weights.stride_in_1x1,
+        pixel_format=weights.pixel_format,
+        noise=noise,
+    )
+
+
+def _check_depth(weights: PlainWeights, slots: Mapping[str, _Slot]) -> int:
+    wanted = depth_of(slot.name for slot in slots.values())
+    try:
+        given = depth_of(weights.tensors)
+    except ValueError as error:
+        raise ValueError(f"{weights.path!r} cannot be loaded: {error}.") from None
+    if given != wanted:
+        raise ValueError(
+            f"{weights.path!r} holds a ResNet-{given} and the lego is a ResNet-{wanted}; "
+            f"set backbone.depth={given} or give weights of depth {wanted}."
+        )
+    return wanted
+
+
+def _check_shapes(
+    weights: PlainWeights, state: Mapping[str, Tensor], slots: Mapping[str, _Slot]
+) -> None:
+    for key, slot in slots.items():
+        given = weights.tensors.get(slot.name)
+        if given is not None and given.shape != state[key].shape:
+            raise ValueError(
+                f"{slot.name!r} has the shape {tuple(given.shape)} in {weights.path!r} and "
+                f"{tuple(state[key].shape)} in the lego; make the widths and groups of the "
+                "backbone agree."
+            )
+
+
+def _check_stride(weights: PlainWeights, wanted: bool | None) -> None:
+    given = weights.stride_in_1x1
+    if given is None or wanted is None or given == wanted:
+        return
+    raise ValueError(
+        f"{weights.path!r} ({weights.layout} layout, {weights.pixel_format} pixels) has the stride "
+        f"of its bottlenecks in the {_PLACE[given]} convolution and the lego in the "
+        f"{_PLACE[wanted]}; set backbone.stride_in_1x1={given} and the input's format and means to "
+        "match, or give other weights."
+    )
+
+
+def _with_noise(tensor: Tensor, noise: float, seed: int, slot: _Slot) -> Tensor:
+    if noise == 0 or slot.unit == 0 or tensor.dim() != 4:
+        return tensor
+    generator = torch.Generator().manual_seed(hash64("pretrained", seed, slot.unit, slot.name))
+    draw = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)
+    return tensor + (noise * tensor.float().std() * draw).to(tensor.dtype)
+
+
+def _count(names: tuple[str, ...], stage: str) -> int:
+    return sum(name.startswith(f"{stage}.") for name in names)

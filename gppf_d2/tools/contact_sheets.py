@@ -1,0 +1,93 @@
+"""Draw predictions of every task of a run beside the truth.
+
+    python -m gppf_d2.tools.contact_sheets RUN [--tasks a,b] [--count 6] [--data-root DIR]
+
+Writes RUN/predictions/<task>.png, one contact sheet per task with images of its first evaluation
+dataset; ``tools.report`` puts them on its page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from detectron2.config import instantiate
+from detectron2.data import MetadataCatalog
+
+from gppf_d2.analysis.figures import save_png
+from gppf_d2.analysis.predictions import Predictor
+from gppf_d2.engine.checkpoint import Checkpointer
+from gppf_d2.engine.config import load_config
+from gppf_d2.engine.errors import UserError
+from gppf_d2.engine.launch import report_error
+from gppf_d2.engine.setup import build_tasks, load_model, load_records
+
+
+def draw_sheets(
+    run: Path, tasks: list[str] | None = None, checkpoint: str = "", count: int = 6
+) -> list[Path]:
+    """One contact sheet per task.
+
+    Args:
+        run: output folder of a run.
+        tasks: which tasks; None draws all that name an evaluation dataset.
+        checkpoint: a file; empty takes the newest of the run.
+        count: images on a sheet.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        UserError: no config, no checkpoint, an unknown task.
+    """
+    cfg = load_config(str(run / "config.yaml"))
+    if not checkpoint:
+        found = Checkpointer(run).latest()
+        if found is None:
+            raise UserError(f"There is no checkpoint in {str(run)!r}; train first.")
+        checkpoint = str(found[0])
+    specs = build_tasks(cfg)
+    model = load_model(cfg, checkpoint, tasks)
+    written = []
+    for name in tasks or specs:
+        if not specs[name].evaluators:
+            continue
+        evaluation = specs[name].evaluators[0]
+        predictor = Predictor(
+            model, name, instantiate(evaluation.mapper), MetadataCatalog.get(evaluation.dataset)
+        )
+        records = load_records([evaluation.dataset])
+        written.append(
+            save_png(predictor.sheet(records, count), run / "predictions" / f"{name}.png")
+        )
+        print(f"Wrote {written[-1]}")
+    return written
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse and draw; the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="output folder of a run")
+    parser.add_argument("--tasks", metavar="a,b")
+    parser.add_argument("--checkpoint", default="", metavar="FILE")
+    parser.add_argument("--count", type=int, default=6, metavar="N", help="images on a sheet")
+    parser.add_argument("--data-root", default="", metavar="DIR")
+    args = parser.parse_args(argv)
+    if args.data_root:
+        os.environ["DETECTRON2_DATASETS"] = args.data_root
+    try:
+        draw_sheets(
+            args.run, args.tasks.split(",") if args.tasks else None, args.checkpoint, args.count
+        )
+    except Exception as error:
+        report_error(error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""Run one task of a checkpoint on images: pictures and JSON.
+
+    python -m gppf_d2.tools.predict --config-file RUN/config.yaml --checkpoint RUN/model_final.pth
+    \\ --task TASK --output FOLDER image.jpg folder/ [key=value ...]
+
+For every image ``FOLDER/<stem>.png`` shows the prediction, and ``FOLDER/predictions.json`` holds
+all of them; pixel maps are written as ``<stem>_labels.png`` and ``<stem>_depth.png``. Images that
+cannot be read are named and left out, and the exit status is then 1; a wrong call ends with one
+sentence and 2. From Python: ``build_predictor`` gives the same as an object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.config import instantiate
+from detectron2.data import MetadataCatalog
+from omegaconf import DictConfig
+from PIL import Image
+
+from gppf_d2.analysis.figures import write_file
+from gppf_d2.analysis.predictions import Predictor, UnreadableImageError, find_images, save_maps
+from gppf_d2.data.catalog import register_all
+from gppf_d2.engine.config import load_config
+from gppf_d2.engine.errors import UserError
+from gppf_d2.engine.setup import build_tasks, load_model
+
+
+def build_predictor(
+    cfg: DictConfig, checkpoint: str, task: str, min_score: float = 0.3
+) -> Predictor:
+    """A predictor for one task of a checkpoint, with the mapper of the task's first evaluation.
+
+    Args:
+        cfg: the config of the run (``gppf_d2.engine.config.load_config``).
+        checkpoint: a gppf_d2 checkpoint file.
+        task: name of a task of the config.
+        min_score: regions below it are not drawn.
+
+    Raises:
+        UserError: an unknown task, a task without evaluation, a checkpoint that does not fit.
+    """
+    tasks = build_tasks(cfg)
+    if task not in tasks:
+        raise UserError(f"Unknown task {task!r}; the config has {', '.join(tasks)}.")
+    if not tasks[task].evaluators:
+        raise UserError(
+            f"Task {task!r} has no evaluation whose mapper would say how an image is read, and its "
+            f"training mapper needs annotations; add one to tasks.{task}.evaluators."
+        )
+    evaluation = tasks[task].evaluators[0]
+    register_all()
+    model = load_model(cfg, checkpoint, tasks=[task])
+    metadata = MetadataCatalog.get(evaluation.dataset)
+    mapper = instantiate(evaluation.mapper)
+    return Predictor(model, task, mapper, metadata, min_score=min_score)
+
+
+def predict_files(predictor: Predictor, files: Sequence[Path], output: Path) -> list[Path]:
+    """Predict, draw and describe files.
+
+    Args:
+        predictor: what to run.
+        files: images.
+        output: folder of the pictures and of ``predictions.json``; made if it is not there.
+
+    Returns:
+        The files that could not be read.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    entries, failed = [], []
+    for file, stem in zip(files, unique_stems(files)):
+        try:
+            _, image, found = predictor.predict(file)
+        except UnreadableImageError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            failed.append(file)
+            continue
+        picture = output / f"{stem}.png"
+        Image.fromarray(predictor.draw(image, found)).save(picture)
+        maps = save_maps(found, output / stem)
+        size = {"height": image.shape[0], "width": image.shape[1]}
+        entries.append(
+            {"file": os.fspath(file), "picture": picture.name, **size}
+            | predictor.to_json(found, **maps)
+        )
+        print(f"{file} -> {picture}")
+    lines = ",\n".join(json.dumps(entry) for entry in entries)
+    text = f'{{"task": {json.dumps(predictor.task)}, "images": [\n{lines}\n]}}\n'
+    write_file(output / "predictions.json", text.encode())
+    return failed
+
+
+def unique_stems(files: Sequence[Path]) -> list[str]:
+    """A name for every file's outputs: its stem, with a number where two files share it."""
+    taken: set[str] = set()
+    stems = []
+    for file in files:
+        stem, number = file.stem, 2
+        while stem in taken:
+            stem, number = f"{file.stem}-{number}", number + 1
+        taken.add(stem)
+        stems.append(stem)
+    return stems
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gppf_d2.tools.predict",
+        description="Run one task of a checkpoint on images; writes pictures and predictions.json.",
+    )
+    parser.add_argument("--config-file", required=True, help="the run's config.yaml, or its .py")
+    parser.add_argument("--checkpoint", required=True, help="a checkpoint of the run")
+    parser.add_argument("--task", required=True, help="one of the config's tasks")
+    parser.add_argument("--output", required=True, type=Path, help="folder that is written to")
+    parser.add_argument(
+        "--min-score", type=float, default=0.3, help="boxes below it are not drawn (default: 0.3)"
+    )
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="images, folders, and key=value for the config"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit status."""
+    options = make_parser().parse_args(arguments)
+    overrides = [text for text in options.inputs if "=" in text and not os.path.exists(text)]
+    inputs = [text for text in options.inputs if text not in overrides]
+    try:
+        if not inputs:
+            raise UserError("No image is named; give image files or folders.")
+        files = find_images(inputs)
+        cfg = load_config(options.config_file, overrides)
+        predictor = build_predictor(cfg, options.checkpoint, options.task, options.min_score)
+        failed = predict_files(predictor, files, options.output)
+    except (UserError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if failed:
+        print(f"{len(failed)} of {len(files)} images could not be read.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

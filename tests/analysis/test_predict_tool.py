@@ -1,0 +1,119 @@
+"""The predict tool: what it writes, what it says when called wrongly. Model and config are
+stubs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from gppf_d2.tools import predict
+
+
+class StubModel(torch.nn.Module):
+    """Says the same of every image."""
+
+    def inference(self, task: str, samples: list[dict]) -> list[dict]:
+        labels = torch.zeros(2, samples[0]["height"], samples[0]["width"])
+        labels[1, 4:] = 1
+        return [{"sem_seg": labels} for _ in samples]
+
+
+def identity(record: dict) -> dict:
+    """Stands for an evaluation mapper."""
+    return record
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Call the tool with inputs, task and overrides; returns its exit status."""
+    lazy = {"_target_": "builtins.dict"}
+    mapper = {"_target_": "operator.itemgetter", "item": 0}
+    task = {"train": ["some_train"], "mapper": lazy, "batch_size": 1, "head": lazy}
+    evaluation = {"dataset": "predict_tool_val", "evaluator": lazy, "mapper": mapper}
+    tasks = {"parsing": {**task, "evaluators": [evaluation]}, "bare": task}
+    seen: dict = {"overrides": None, "loaded": []}
+
+    def load_config(path: str, overrides: list[str]):
+        seen["overrides"] = list(overrides)
+        return OmegaConf.create({"tasks": tasks})
+
+    def load_model(cfg, checkpoint: str, tasks: list[str]) -> StubModel:
+        seen["loaded"].append((checkpoint, tasks))
+        return StubModel()
+
+    monkeypatch.setattr(predict, "load_config", load_config)
+    monkeypatch.setattr(predict, "load_model", load_model)
+    monkeypatch.setattr(predict, "register_all", lambda: None)
+    monkeypatch.setattr(predict, "instantiate", lambda node: identity)
+
+    def run(*inputs: str, task: str = "parsing") -> int:
+        fixed = ["--config-file", "c.yaml", "--checkpoint", "m.pth", "--task", task]
+        return predict.main([*fixed, "--output", str(tmp_path / "out"), *map(str, inputs)])
+
+    run.seen = seen
+    run.output = tmp_path / "out"
+    return run
+
+
+def save_image(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 12, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_pictures_maps_and_json_are_written(call, tmp_path: Path) -> None:
+    save_image(tmp_path / "in" / "a.png")
+    save_image(tmp_path / "in" / "b.png")
+    again = save_image(tmp_path / "other" / "a.jpg")
+    assert call(tmp_path / "in", again, "train.device=cpu") == 0
+    assert call.seen == {"overrides": ["train.device=cpu"], "loaded": [("m.pth", ["parsing"])]}
+    content = json.loads((call.output / "predictions.json").read_text())
+    assert content["task"] == "parsing"
+    assert [entry["picture"] for entry in content["images"]] == ["a.png", "b.png", "a-2.png"]
+    first = content["images"][0]
+    assert (first["height"], first["width"]) == (8, 12)
+    assert first["sem_seg"] == {"class 0": 0.5, "class 1": 0.5}
+    assert first["sem_seg_file"] == "a_labels.png"
+    for entry in content["images"]:
+        for key in ("picture", "sem_seg_file"):
+            with Image.open(call.output / entry[key]) as image:
+                image.load()
+
+
+def test_unreadable_image_is_named_left_out_and_remembered(call, tmp_path: Path, capsys) -> None:
+    good = save_image(tmp_path / "in" / "good.png")
+    (tmp_path / "in" / "bad.png").write_bytes(good.read_bytes()[:60])
+    assert call(tmp_path / "in") == 1
+    captured = capsys.readouterr()
+    assert "bad.png" in captured.err and "1 of 2 images could not be read" in captured.err
+    content = json.loads((call.output / "predictions.json").read_text())
+    assert [Path(entry["file"]).name for entry in content["images"]] == ["good.png"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "task", "sentence"),
+    [
+        (["image.png"], "flying", "Unknown task 'flying'; the config has parsing, bare."),
+        (["image.png"], "bare", "Task 'bare' has no evaluation"),
+        (["nowhere.png"], "parsing", "There is no file or folder"),
+        (["empty"], "parsing", "has no image"),
+        (["a.b=c"], "parsing", "No image is named"),
+    ],
+)
+def test_wrong_calls_end_with_one_sentence(
+    call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, inputs, task, sentence
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_image(tmp_path / "image.png")
+    (tmp_path / "empty").mkdir()
+    assert call(*inputs, task=task) == 2
+    captured = capsys.readouterr()
+    assert sentence in captured.err and captured.err.count("\n") == 1
+    assert call.seen["loaded"] == []

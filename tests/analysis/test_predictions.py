@@ -1,0 +1,267 @@
+"""Predictor, truth, JSON and drawings of the four kinds of task, with a stub for the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+import torch
+from detectron2.data import Metadata
+from detectron2.structures import Boxes, BoxMode, Instances
+from PIL import Image
+
+from gppf_d2.analysis import Predictor, SheetRow, contact_sheet, draw, find_images, truth_of
+from gppf_d2.analysis.drawing import class_colors, depth_limits, fit
+from gppf_d2.analysis.figures import to_array
+from gppf_d2.analysis.predictions import UnreadableImageError, save_maps, to_json
+
+H, W = 40, 60
+THINGS = Metadata(thing_classes=["cat", "dog"])
+STUFF = Metadata(stuff_classes=["sky", "road"], ignore_label=255)
+CLASSES = Metadata(classes=[f"kind {index}" for index in range(6)])
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (H, W, 3), dtype=np.uint8)
+
+
+def instances() -> Instances:
+    masks = torch.zeros(2, H, W, dtype=torch.bool)
+    masks[0, 5:20, 5:25] = True
+    masks[1, 22:38, 30:58] = True
+    return Instances(
+        (H, W),
+        pred_boxes=Boxes(torch.tensor([[5.0, 5, 25, 20], [30, 22, 58, 38]])),
+        scores=torch.tensor([0.9, 0.1]),
+        pred_classes=torch.tensor([1, 0]),
+        pred_masks=masks,
+    )
+
+
+def outputs() -> dict[str, tuple[dict, Metadata]]:
+    scores = torch.zeros(2, H, W)
+    scores[1, 10:] = 1
+    depth = torch.linspace(1, 5, H)[:, None].expand(H, W)
+    probabilities = torch.tensor([0.05, 0.1, 0.4, 0.3, 0.1, 0.05])
+    return {
+        "instances": ({"instances": instances()}, THINGS),
+        "sem_seg": ({"sem_seg": scores}, STUFF),
+        "classes": ({"classes": probabilities}, CLASSES),
+        "depth": ({"depth": depth}, Metadata()),
+    }
+
+
+class StubModel(torch.nn.Module):
+    """Answers every sample with the same output and remembers what it was asked."""
+
+    def __init__(self, output: dict) -> None:
+        super().__init__()
+        self.output = output
+        self.asked: list[tuple[str, dict]] = []
+
+    def inference(self, task: str, samples: list[dict]) -> list[dict]:
+        assert not self.training and not torch.is_grad_enabled()
+        self.asked += [(task, sample) for sample in samples]
+        return [self.output for _ in samples]
+
+
+def mapper(record: dict) -> dict:
+    pixels = np.asarray(Image.open(record["file_name"]).convert("RGB"))
+    return {**record, "image": torch.from_numpy(pixels.copy()).permute(2, 0, 1)}
+
+
+def test_predictor_takes_paths_folders_pil_and_arrays(tmp_path: Path) -> None:
+    for index in range(3):
+        Image.fromarray(picture(index)).save(tmp_path / f"{index}.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    output, metadata = outputs()["classes"]
+    model = StubModel(output)
+    predictor = Predictor(model, "objects", mapper, metadata)
+    array, grey = picture(5), picture(6)[..., 0]
+    pil = Image.fromarray(picture(7))
+    found = predictor([str(tmp_path), tmp_path / "0.png", array, grey, pil])
+    assert len(found) == 7 and all("classes" in entry for entry in found)
+    assert {task for task, _ in model.asked} == {"objects"}
+    images = [sample["image"] for _, sample in model.asked]
+    for image, seed in zip(images, (0, 1, 2, 0, 5)):
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), picture(seed))
+    assert all((s["height"], s["width"]) == (H, W) for _, s in model.asked)
+    assert len(predictor(array)) == 1
+
+
+def test_unreadable_and_missing_images_are_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"this is not a JPEG")
+    predictor = Predictor(StubModel({}), "objects", mapper)
+    with pytest.raises(UnreadableImageError, match="broken.jpg"):
+        predictor.predict(broken)
+    with pytest.raises(ValueError, match="no file or folder .*nowhere"):
+        find_images([tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty' has no image"):
+        find_images([tmp_path / "empty"])
+
+
+def test_json_of_instances_round_trips_masks() -> None:
+    entries = json.loads(json.dumps(to_json({"instances": instances()}, THINGS)))["instances"]
+    assert [entry["name"] for entry in entries] == ["dog", "cat"]
+    assert entries[0]["box"] == [5, 5, 25, 20] and entries[1]["score"] == 0.1
+    assert np.array_equal(mask_util.decode(entries[1]["mask"]), instances().pred_masks[1].numpy())
+
+
+def test_json_of_the_other_kinds() -> None:
+    found = {kind: to_json(output, md) for kind, (output, md) in outputs().items()}
+    top = found["classes"]["top5"]
+    assert len(top) == 5 and top[0] == {"class": 2, "name": "kind 2", "probability": 0.4}
+    assert found["sem_seg"]["sem_seg"] == {"road": 0.75, "sky": 0.25}
+    assert found["depth"]["depth"] == {"min": 1.0, "median": pytest.approx(3, abs=0.1), "max": 5.0}
+    assert to_json({"embedding": torch.zeros(3)}) == {"embedding": "Tensor"}
+    assert to_json({"classes": torch.tensor([1.0])})["top5"][0]["name"] == "class 0"
+
+
+def test_maps_are_saved_so_that_they_can_be_read_back(tmp_path: Path) -> None:
+    both = outputs()["sem_seg"][0] | outputs()["depth"][0]
+    names = save_maps(both, tmp_path / "a")
+    assert names == {"sem_seg_file": "a_labels.png", "depth_file": "a_depth.png"}
+    labels = cv2.imread(str(tmp_path / "a_labels.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(labels, both["sem_seg"].argmax(0).numpy())
+    depth = cv2.imread(str(tmp_path / "a_depth.png"), cv2.IMREAD_UNCHANGED) / 256
+    assert np.allclose(depth, both["depth"].numpy(), atol=1 / 512)
+
+
+@pytest.mark.parametrize("kind", ["instances", "sem_seg", "classes", "depth"])
+def test_every_kind_is_drawn_and_the_drawing_depends_on_the_output(kind: str) -> None:
+    output, metadata = outputs()[kind]
+    image = picture()
+    drawn = draw(image, output, metadata)
+    assert drawn.dtype == np.uint8 and drawn.shape[2] == 3 and min(drawn.shape[:2]) >= 200
+    assert drawn.std() > 10
+    other = dict(output)
+    if kind == "instances":
+        other["instances"] = output["instances"][1:]
+        plain = fit(image)
+        assert drawn.shape == plain.shape and not np.array_equal(drawn, plain)
+    else:
+        other[kind] = output[kind].flip(0)
+    assert not np.array_equal(draw(image, other, metadata), drawn)
+    assert np.array_equal(draw(image, output, metadata), drawn), "the same twice"
+
+
+def test_regions_below_the_score_are_not_drawn() -> None:
+    image = picture()
+    both = draw(image, {"instances": instances()}, THINGS, min_score=0.05)
+    one = draw(image, {"instances": instances()}, THINGS, min_score=0.5)
+    none = draw(image, {"instances": instances()}, THINGS, min_score=0.95)
+    height, width = one.shape[:2]
+    right = (slice(int(height * 0.65), int(height * 0.85)), slice(int(width * 0.6), width - 40))
+    assert not np.array_equal(both[right], one[right])
+    assert np.array_equal(one[right], none[right])
+
+
+def test_depth_of_prediction_and_truth_share_a_scale_and_unknown_is_grey() -> None:
+    depth = np.full((H, W), 2.0)
+    depth[:, :30] = 0
+    assert depth_limits([{"depth": depth}, {"depth": torch.full((H, W), 4.0)}]) == (2.0, 4.0)
+    assert depth_limits([{"depth": np.zeros((2, 2))}]) == (0.0, 1.0)
+    near = draw(picture(), {"depth": depth}, limits=(2.0, 9.0))
+    far = draw(picture(), {"depth": depth}, limits=(0.5, 2.0))
+    row, left, right = near.shape[0] - 20, 20, near.shape[1] - 20
+    assert near[row, right].sum() > far[row, right].sum() + 200
+    assert len(set(near[row, left].tolist())) <= 3 and np.array_equal(
+        near[row, left], far[row, left]
+    )
+
+
+def test_unknown_kind_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"\['embedding'\].*depth"):
+        draw(picture(), {"embedding": 1})
+
+
+def test_class_colors_differ_and_given_ones_are_taken() -> None:
+    colors = class_colors(60)
+    assert len(set(colors)) == 60 and colors == class_colors(60)
+    assert class_colors(1, [[255, 0, 51]]) == [(1.0, 0.0, 0.2)]
+
+
+def test_truth_of_detection_reads_polygons_rle_and_leaves_crowds_out() -> None:
+    mask = np.zeros((H, W), np.uint8)
+    mask[10:20, 10:30] = 1
+    rle = mask_util.encode(np.asfortranarray(mask))
+    rle["counts"] = rle["counts"].decode()
+    shared = {"bbox_mode": BoxMode.XYWH_ABS, "bbox": [10, 10, 20, 10]}
+    record = {
+        "height": H,
+        "width": W,
+        "annotations": [
+            {**shared, "category_id": 1, "segmentation": rle, "iscrowd": 0},
+            {**shared, "category_id": 0, "segmentation": [[10, 10, 30, 10, 30, 20, 10, 20]]},
+            {**shared, "category_id": 0, "segmentation": rle, "iscrowd": 1},
+        ],
+    }
+    truth = truth_of(record)["instances"]
+    assert truth.pred_classes.tolist() == [1, 0] and not truth.has("scores")
+    assert truth.pred_boxes.tensor.tolist() == [[10, 10, 30, 20]] * 2
+    assert truth.pred_masks.sum((1, 2)).tolist() == [200, 200]
+    assert draw(picture(), {"instances": truth}, THINGS).std() > 10
+    empty = truth_of({"height": H, "width": W, "annotations": []})
+    assert len(empty["instances"]) == 0
+    assert draw(picture(), empty, THINGS).std() > 10
+
+
+def test_truth_of_the_other_kinds(tmp_path: Path) -> None:
+    labels = np.zeros((H, W), np.uint8)
+    labels[0], labels[1] = 11, 1
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    units = np.full((H, W), 512, np.uint16)
+    units[0], units[1] = 65535, 0
+    cv2.imwrite(str(tmp_path / "depth.png"), units)
+    size = {"height": H, "width": W}
+    semantic = {"sem_seg_file_name": str(tmp_path / "labels.png"), "sem_seg_ignore": [11], **size}
+    assert truth_of(semantic)["sem_seg"][:3, 0].tolist() == [255, 1, 0]
+    depth = {"depth_file_name": str(tmp_path / "depth.png"), "depth_scale": 256.0, **size}
+    truth = truth_of({**depth, "depth_invalid": [65535]})["depth"]
+    assert truth[:3, 0].tolist() == [0, 0, 2]
+    assert truth_of({"label": 3}) == {"label": 3}
+    assert truth_of({"file_name": "x.jpg"}) == {}
+
+
+@pytest.mark.parametrize("kind", ["instances", "sem_seg", "classes", "depth"])
+def test_standalone_picture_and_sheet_of_every_kind(kind: str, tmp_path: Path) -> None:
+    output, metadata = outputs()[kind]
+    records = []
+    for index in range(5):
+        Image.fromarray(picture(index)).save(tmp_path / f"{index}.png")
+        records.append({"file_name": str(tmp_path / f"{index}.png"), "height": H, "width": W})
+        if kind == "classes":
+            records[-1]["label"] = 2
+        if kind == "instances":
+            records[-1]["annotations"] = []
+    predictor = Predictor(StubModel(output), "a_task", mapper, metadata)
+    alone = predictor.draw(picture(), output)
+    plain = fit(picture())
+    assert alone.shape[0] == plain.shape[0]
+    assert (alone.shape[1] > plain.shape[1]) == (kind in ("classes", "depth"))
+    sheet = predictor.sheet(records, count=3)
+    columns = 3 if kind in ("classes", "instances") else 2
+    assert len(sheet.axes) == 3 * columns
+    names = [sample["file_name"] for _, sample in predictor.model.asked]
+    assert [Path(name).stem for name in names] == ["0", "2", "4"]
+    pixels = to_array(sheet)
+    assert pixels.std() > 10
+
+
+def test_sheet_names_task_columns_and_images() -> None:
+    image = picture()
+    rows = [SheetRow(image, image, image, "first.jpg"), (image, image, None, "second.jpg")]
+    sheet = contact_sheet("scenes", rows, subtitle="2 of 2 images")
+    titles = [axes.get_title(loc="left") for axes in sheet.axes]
+    assert titles == ["image", "prediction", "truth", "", "", ""]
+    assert [text.get_text() for text in sheet.texts] == ["scenes", "2 of 2 images"]
+    captions = [axes.texts[0].get_text() for axes in sheet.axes if axes.texts]
+    assert captions == ["first.jpg", "second.jpg"]
+    with pytest.raises(ValueError, match="at least one row"):
+        contact_sheet("scenes", [])

@@ -1,0 +1,167 @@
+"""The report page: every section, well-formed, self-contained, in whatever state the run is."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gppf_d2.analysis import draw_routes, write_report
+from gppf_d2.tools.report import main
+from tests.analysis.run_folders import make_metrics, make_run, write_lines
+
+VOID = {"meta", "link", "img", "source", "br", "hr", "input"}
+SVG_SHAPES = {"rect"}
+
+
+class Page(HTMLParser):
+    """Collects elements and complains about tags that do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == [], f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        assert tag in SVG_SHAPES, f"<{tag}/> is no empty element of HTML"
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "title"} & set(self.open):
+            self.words.append(data)
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Page]:
+    run = make_run(tmp_path_factory.mktemp("runs") / "run")
+    path = write_report(run)
+    text = path.read_text(encoding="utf-8")
+    return path, text, Page(text)
+
+
+def test_report_has_every_section_and_its_numbers(report) -> None:
+    path, _, page = report
+    assert path.name == "report.html"
+    anchors = [a.get("id") for a in page.all("section")]
+    assert anchors == ["results", "predictions", "routes", "training", "run"]
+    assert {a["href"] for a in page.all("a")} == {f"#{anchor}" for anchor in anchors}
+    words = "demo", "objects", "scenes", "12.34", "box AP", "abc1234", "60 of 60", "50.0%"
+    for word in words:
+        assert word in page.text
+    assert "finished · 60 iterations" in page.text
+
+
+def test_report_needs_no_network_and_no_script(report) -> None:
+    _, text, page = report
+    assert "http://" not in text and "https://" not in text and "@import" not in text
+    assert "url(" not in text
+    assert page.all("script") == [] and page.all("iframe") == []
+    for tag, attributes in page.elements:
+        for name, value in attributes.items():
+            assert not name.startswith("on") and name != "style", f"<{tag} {name}>"
+            if name in ("src", "srcset"):
+                assert value.startswith("data:image/"), value[:40]
+    assert [link["href"] for link in page.all("link")] == ["data:,"]
+
+
+def test_style_sheet_is_the_one_its_policy_names(report) -> None:
+    _, text, page = report
+    policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
+    style = re.search(r"<style>(.*?)</style>", text, re.S).group(1)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert "default-src 'none'" in policy and f"style-src 'sha256-{digest}'" in policy
+
+
+def test_every_picture_has_words_and_a_true_size(report, tmp_path: Path) -> None:
+    _, _, page = report
+    pictures = page.all("img")
+    # one sheet, heat map, curves, agreement, two losses, time, schedule
+    assert len(pictures) == 8 and len(page.all("source")) == 7
+    for index, picture in enumerate(pictures):
+        assert len(picture["alt"]) > 20
+        file = tmp_path / str(index)
+        file.write_bytes(base64.b64decode(picture["src"].split(",", 1)[1]))
+        with Image.open(file) as image:
+            ratio = image.width / image.height
+            assert image.convert("L").getextrema()[0] < 128, "a blank picture"
+        assert int(picture["width"]) / int(picture["height"]) == pytest.approx(ratio, rel=0.01)
+
+
+def test_text_from_the_run_is_escaped(report) -> None:
+    _, text, page = report
+    assert "a <b> & c" in page.text and "a &lt;b&gt; &amp; c" in text
+
+
+def test_routes_picture_is_written_beside_the_report(report) -> None:
+    path, _, _ = report
+    with Image.open(path.parent / "routes.png") as image:
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 20
+    assert not list(path.parent.glob(".*.tmp"))
+
+
+def test_empty_folder_gets_a_page_that_says_so(tmp_path: Path) -> None:
+    page = Page(write_report(tmp_path).read_text())
+    assert "no iteration logged yet" in page.text
+    for name in ("metrics.json", "routes.json", "results.json", "config.yaml"):
+        assert name in page.text
+    assert page.all("img") == [] and draw_routes(tmp_path) is None
+    assert not (tmp_path / "routes.png").exists()
+
+
+def test_crashed_run_shows_what_it_has_and_the_end_of_its_log(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", tasks=["objects"])
+    for name in ("results.json", "routes.json", "routes.jsonl", "run.json"):
+        (run / name).unlink()
+    (run / "predictions" / "objects.png").write_bytes(b"no picture")
+    write_lines(run / "metrics.json", make_metrics(30, ["objects"]))
+    with open(run / "metrics.json", "a") as file:
+        file.write('{"iteration": 39, "loss/ob')
+    (run / "log.txt").write_text("old line\n" * 50 + "\x1b[31mthe <last> words\x1b[0m\n")
+    page = Page(write_report(run).read_text())
+    assert "not finished · 30 of 60 iterations" in page.text
+    assert "the <last> words" in page.text and "\x1b" not in page.text
+    assert "There are no routes" in page.text and "no evaluation has finished" in page.text
+    assert "objects.png cannot be read as a picture" in page.text
+    assert len(page.all("img")) == 3
+
+
+def test_metrics_of_several_datasets_keep_their_names(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(
+        '{"t": {"night_val/sem_seg/mIoU": NaN, "day_val/sem_seg/mIoU": 0.5, "strange": 1e9}}'
+    )
+    page = Page(write_report(tmp_path).read_text())
+    for text in ("night_val: mean IoU", "day_val: mean IoU", "n/a", "0.5000", "strange"):
+        assert text in page.text
+
+
+def test_tool_prints_the_path_or_one_sentence(tmp_path: Path, capsys) -> None:
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
+    assert main([str(tmp_path / "nowhere")]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: '") and captured.err.count("\n") == 1
