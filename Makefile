@@ -7,7 +7,8 @@ PYTHON ?= python3
 ENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
 PY := $(ENV)/bin/python
 STAMP := $(ENV)/.gppf_d2-installed
-DEMO_OUTPUT ?= output/demo
+DEMO ?= output/demo
+DEMO_DATA ?= output/data
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
@@ -42,7 +43,14 @@ $(STAMP): pyproject.toml constraints.txt detectron2.txt | $(PY)
 	@touch $@
 
 demo: $(STAMP) ## the main job on a miniature world: train, evaluate, export, report
-	$(PY) -m gppf_d2.tools.demo --output $(DEMO_OUTPUT)
+	$(PY) datasets/make_mini.py --root $(DEMO_DATA)
+	rm -rf $(DEMO)
+	$(PY) train_net.py --config-file configs/quick/mini_r18.py --num-processes 2 \
+	    --data-root $(DEMO_DATA) train.output_dir=$(DEMO)
+	$(PY) -m gppf_d2.tools.export_backbone --checkpoint $(DEMO)/model_final.pth --task scenes \
+	    --format torchvision --output $(DEMO)/backbone_scenes.pth
+	$(PY) -m gppf_d2.tools.contact_sheets $(DEMO) --data-root $(DEMO_DATA)
+	$(PY) -m gppf_d2.tools.report $(DEMO)
 
 test: $(STAMP) ## every mechanism, one tiny twin per config family (under 15 minutes on 2 cores)
 	$(PY) -m pytest -m "not slow"

@@ -25,18 +25,17 @@ def mini_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     12 + 4 scenes of 64 x 48 pixels per dataset and 2 + 1 crops of 26 x 26 per class.
     """
-    from gppf_d2.data.catalog import register_all
+    from gppf_d2.data.catalog import mini
 
     root = tmp_path_factory.mktemp("datasets")
     made = make_mini(root, "--scenes", "12", "--size", "64", "--objects", "2")
     assert made.returncode == 0, made.stderr
     before = os.environ.get("DETECTRON2_DATASETS")
     os.environ["DETECTRON2_DATASETS"] = str(root)
-    register_all()
+    # Only these: the real sets stay registered where they are.
+    mini.register(str(root))
     yield root
     if before is None:
         del os.environ["DETECTRON2_DATASETS"]
     else:
         os.environ["DETECTRON2_DATASETS"] = before
-    # Real sets may be elsewhere: later tests see what they would see without this fixture.
-    register_all()

@@ -9,9 +9,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.model_zoo import get_config
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.meta_arch.semantic_seg import SemanticSegmentor, SemSegFPNHead
-from gppf_d2.modeling.view import SharedBackbone
 
 from gppf_d2.modeling.heads import ClassificationHead, DepthHead
+from gppf_d2.modeling.view import SharedBackbone
 
 STAGES = ["res2", "res3", "res4", "res5"]
 PIXELS = dict(pixel_mean="${input.pixel_mean}", pixel_std="${input.pixel_std}")
@@ -36,14 +36,23 @@ def _fpn(channels, **arguments):
     )
 
 
-def mask_rcnn(num_classes, masks=True, channels=256, fc_dim=1024, anchor_size=32, proposals=1000):
-    """Mask R-CNN (or Faster R-CNN) with FPN; anchors double per level from ``anchor_size``."""
+def mask_rcnn(
+    num_classes,
+    masks=True,
+    channels=256,
+    fc_dim=1024,
+    anchor_sizes=(32, 64, 128, 256, 512),
+    proposals=1000,
+    fpn_norm="",
+):
+    """Mask R-CNN (or Faster R-CNN) with FPN; one anchor size per level, strides 4 to 64."""
     model = get_config("common/models/mask_rcnn_fpn.py").model
     model.backbone.bottom_up = L(SharedBackbone)(out_features=STAGES)
     model.backbone.in_features = STAGES
     model.backbone.out_channels = channels
+    model.backbone.norm = fpn_norm
     model.proposal_generator.head.in_channels = channels
-    model.proposal_generator.anchor_generator.sizes = [[anchor_size * 2**i] for i in range(5)]
+    model.proposal_generator.anchor_generator.sizes = [[size] for size in anchor_sizes]
     model.proposal_generator.pre_nms_topk = (2 * proposals, proposals)
     model.proposal_generator.post_nms_topk = (proposals, proposals)
     roi = model.roi_heads

@@ -15,7 +15,7 @@ from gppf_d2.tasks.spec import Task
 from .evaluations import FORMAT, boxes, metres, miou, top1
 from .heads import classification, depth, mask_rcnn, semantic_fpn
 
-SIZE = 128
+SIZE = 112
 CROP = 64
 
 
@@ -23,7 +23,7 @@ def _augment(low=0.8, high=1.25):
     """Flip, and a random scale around the size of the images."""
     return [
         L(T.ResizeShortestEdge)(
-            short_edge_length=(int(96 * low), int(96 * high)),
+            short_edge_length=(int(SIZE * low), int(SIZE * high)),
             sample_style="range",
             max_size=2 * SIZE,
         ),
@@ -37,8 +37,9 @@ def _detector(masks):
         masks=masks,
         channels=64,
         fc_dim=256,
-        anchor_size=16,
+        anchor_sizes=(12, 24, 40, 64, 96),
         proposals=200,
+        fpn_norm="BN",
     )
 
 
@@ -46,7 +47,7 @@ tasks = dict(
     objects=L(Task)(
         train="mini_objects_train",
         mapper=L(ClassificationMapper)(is_train=True, image_size=CROP, image_format=FORMAT),
-        batch_size=32,
+        batch_size=16,
         weight=1.0,
         head=classification(len(CLASSES), label_smoothing=0.1),
         evaluators=[top1("mini_objects_val", image_size=CROP)],
@@ -56,33 +57,33 @@ tasks = dict(
         mapper=L(DetectionMapper)(
             is_train=True, augmentations=_augment(), image_format=FORMAT, use_instance_mask=True
         ),
-        batch_size=8,
+        batch_size=4,
         weight=2.0,
         head=_detector(masks=True),
-        evaluators=[boxes("mini_scenes_val", short=96, longest=2 * SIZE)],
+        evaluators=[boxes("mini_scenes_val", short=SIZE, longest=2 * SIZE)],
     ),
     boxes=L(Task)(
         train="mini_voc_train",
         mapper=L(DetectionMapper)(is_train=True, augmentations=_augment(), image_format=FORMAT),
-        batch_size=8,
+        batch_size=4,
         weight=2.0,
         head=_detector(masks=False),
-        evaluators=[boxes("mini_voc_val", masks=False, short=96, longest=2 * SIZE)],
+        evaluators=[boxes("mini_voc_val", masks=False, short=SIZE, longest=2 * SIZE)],
     ),
     parsing=L(Task)(
         train="mini_parsing_train",
         mapper=L(SemanticMapper)(is_train=True, augmentations=_augment(), image_format=FORMAT),
-        batch_size=8,
+        batch_size=4,
         weight=1.0,
         head=semantic_fpn(len(STUFF_CLASSES), channels=64, conv_dims=64),
-        evaluators=[miou("mini_parsing_val", short=96, longest=2 * SIZE)],
+        evaluators=[miou("mini_parsing_val", short=SIZE, longest=2 * SIZE)],
     ),
     depth=L(Task)(
         train="mini_depth_train",
         mapper=L(DepthMapper)(is_train=True, augmentations=_augment(1.0, 1.0), image_format=FORMAT),
-        batch_size=8,
+        batch_size=4,
         weight=1.0,
-        head=depth(max_depth=20.0, channels=64),
-        evaluators=[metres("mini_depth_val", short=96, longest=2 * SIZE)],
+        head=depth(max_depth=20.0, min_depth=0.5, channels=64),
+        evaluators=[metres("mini_depth_val", short=SIZE, longest=2 * SIZE)],
     ),
 )

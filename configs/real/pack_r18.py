@@ -34,7 +34,7 @@ def _augment(low, high, longest=LONGEST):
     ]
 
 
-def _detection(train, test, num_classes, masks, weight, anchor_size=16):
+def _detection(train, test, num_classes, masks, weight, anchors=(16, 32, 64, 128, 256)):
     return L(Task)(
         train=train,
         mapper=L(DetectionMapper)(
@@ -46,7 +46,13 @@ def _detection(train, test, num_classes, masks, weight, anchor_size=16):
         batch_size=4,
         weight=weight,
         head=mask_rcnn(
-            num_classes, masks, channels=64, fc_dim=256, anchor_size=anchor_size, proposals=200
+            num_classes,
+            masks,
+            channels=64,
+            fc_dim=256,
+            proposals=200,
+            anchor_sizes=anchors,
+            fpn_norm="BN",
         ),
         evaluators=[boxes(test, masks=masks, short=SHORT, longest=LONGEST)],
     )
@@ -66,7 +72,9 @@ tasks = dict(
     ),
     coco=_detection("coco128_train", "coco128_val", 80, masks=True, weight=1.5),
     blood=_detection("bccd_train", "bccd_val", 3, masks=False, weight=1.5),
-    nuclei=_detection("nuclei_train", "nuclei_val", 1, masks=True, weight=1.0, anchor_size=8),
+    nuclei=_detection(
+        "nuclei_train", "nuclei_val", 1, masks=True, weight=1.0, anchors=(8, 12, 24, 40, 64)
+    ),
     camvid=L(Task)(
         train="camvid_train",
         mapper=L(SemanticMapper)(

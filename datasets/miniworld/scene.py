@@ -111,9 +111,9 @@ def _jitter(rng: np.random.Generator, hsv: tuple[float, float, float], free: boo
 def draw_toy(
     rng: np.random.Generator, shape: str, position: tuple[float, float], size: float
 ) -> Toy:
-    """Paint a toy: seven in ten wear the colours of their class, three in four its pattern."""
+    """Paint a toy: four in five wear the colours of their class, and as many its pattern."""
     pattern, base, second = TYPICAL[shape]
-    free_color, free_pattern = rng.uniform() < 0.3, rng.uniform() < 0.25
+    free_color, free_pattern = rng.uniform() < 0.2, rng.uniform() < 0.2
     if free_pattern and shape != "house":
         pattern = str(rng.choice(FREE_PATTERNS))
     return Toy(

@@ -121,7 +121,7 @@ class Bucket:
             slot.parameter.grad = slot.view
 
     def _complete(self) -> None:
-        """Write zeros where no gradient came and this rank's flags, without waiting for a device."""
+        """Write zeros where no gradient came, and the flags, without waiting for a device."""
         flags = [float(slot.fired) for slot in self.slots]
         if not any(flags):
             self.gradients.zero_()

@@ -42,7 +42,8 @@ TICK = 0.5
 
 
 def _to_stderr(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+    sys.stderr.write(sentence + "\n")  # one write: the lines of several ranks do not mix
+    sys.stderr.flush()
 
 
 class Heartbeat:

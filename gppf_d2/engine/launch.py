@@ -18,8 +18,10 @@ from __future__ import annotations
 import datetime
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -141,8 +143,18 @@ def launch(main: Callable[..., None], how: Launch, args: tuple) -> int:
 
 
 def _watch(processes: list) -> int:
-    """Wait for the children; end them all when one fails. Ctrl-C reaches them on its own."""
+    """Wait for the children; end them all when one fails.
+
+    Ctrl-C reaches them on its own; SIGTERM is passed on, so that they stop with a checkpoint.
+    """
     status, failed_at, open_ = 0, None, list(processes)
+
+    def pass_on(*_: object) -> None:
+        for process in open_:
+            process.terminate()
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, pass_on)
     while open_:
         try:
             for process in [p for p in open_ if p.exitcode is not None]:
@@ -234,4 +246,6 @@ def report_error(error: BaseException, rank: int = 0) -> None:
         text = str(error)
     if not speaks_for_itself(error) or os.environ.get("GPPF_D2_TRACEBACK"):
         text = "".join(traceback.format_exception(error))
-    print(f"[rank {rank}] error: {text}", file=sys.stderr, flush=True)
+    # one write, so that the lines of several ranks do not mix
+    sys.stderr.write(f"[rank {rank}] error: {text}\n")
+    sys.stderr.flush()

@@ -267,10 +267,7 @@ class Session:
                 for name, parameter in model.named_parameters()
                 if not name.startswith("heads.")
             },
-            {
-                task: {f"heads.{task}.{name}": p for name, p in head.named_parameters()}
-                for task, head in heads.items()
-            },
+            {task: dict(head.named_parameters()) for task, head in heads.items()},
             self.groups,
             self.world_size,
             self.rank,

@@ -31,6 +31,7 @@ from detectron2.engine import TrainerBase
 from detectron2.utils.events import EventStorage
 
 from gppf_d2.data.loader import Batch
+from gppf_d2.distributed.collective_log import CollectiveLog
 from gppf_d2.distributed.groups import ProcessGroups
 from gppf_d2.distributed.head_buffers import HeadBuffers
 from gppf_d2.distributed.sync_bn import commit_statistics, discard_statistics, first_non_finite
@@ -218,19 +219,17 @@ class SIMTTrainer(TrainerBase):
     def _update(self, norm: torch.Tensor) -> None:
         """Unscale, clip and step."""
         scale, limit = self.loss_scale.scale, self.options.clip_norm
-        norm = norm / scale
-        factor = (
-            (limit / (norm + 1e-6)).clamp(max=1.0) / scale if limit else norm.new_tensor(1 / scale)
-        )
-        if limit or scale != 1:
+        if limit:  # clipping to limit * scale and dividing by scale is one factor
+            self.task_average.clip_(limit * scale, norm)
+        if scale != 1:
             grads = [p.grad for g in self.optimizer.param_groups for p in g["params"]]
-            torch._foreach_mul_([grad for grad in grads if grad is not None], factor)
+            torch._foreach_div_([grad for grad in grads if grad is not None], scale)
         self.lr = self.learning_rate.set(self.iter)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(self.model)
         self.loss_scale.update(finite=True)
-        self.grad_norm = norm
+        self.grad_norm = norm / scale
 
     def train(self, start_iter: int, max_iter: int) -> None:
         """Train to ``max_iter``; hooks run as in ``TrainerBase``.
@@ -239,12 +238,14 @@ class SIMTTrainer(TrainerBase):
             Interrupted: Ctrl-C or SIGTERM on some rank, after the hooks had their ``after_train``.
         """
         self.iter, self.start_iter, self.max_iter = start_iter, start_iter, max_iter
-        with EventStorage(start_iter) as self.storage, self._signals():
+        with EventStorage(start_iter) as self.storage, self._signals(), self._watched() as log:
             try:
                 self.before_train()
                 while self.iter < max_iter and not self.stopping:
                     self.before_step()
                     self.run_step()
+                    if log is not None:
+                        log.end_step(self.groups.control)
                     self.after_step()
                     self.iter += 1
             except BaseException:
@@ -257,6 +258,11 @@ class SIMTTrainer(TrainerBase):
                 f"stopped by a signal after {self.iter} of {max_iter} iterations; the checkpoint "
                 "is written, go on with --resume."
             )
+
+    def _watched(self) -> CollectiveLog | nullcontext:
+        """With ``debug_collectives`` a log that compares every collective over the ranks."""
+        watch = self.options.debug_collectives and self.groups.control is not None
+        return CollectiveLog("compare", self.model) if watch else nullcontext()
 
     def _signals(self) -> _StopOnSignal:
         return _StopOnSignal(self)

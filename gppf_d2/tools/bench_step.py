@@ -118,10 +118,7 @@ def our_step(
 
     optimizer = torch.optim.SGD(parameter_groups(model), lr=1e-3, momentum=0.9)
     shared = {n: p for n, p in model.named_parameters() if not n.startswith("heads.")}
-    heads = {
-        task: {f"heads.{task}.{n}": p for n, p in model.heads[task].named_parameters()}
-        for task in task_names
-    }
+    heads = {task: dict(model.heads[task].named_parameters()) for task in task_names}
     trainer = SIMTTrainer(
         model=model.train(),
         tasks=tasks,

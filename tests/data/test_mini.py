@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -17,7 +18,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 from pycocotools.coco import COCO
 
-from gppf_d2.data.catalog import mini, register_all
+from gppf_d2.data.catalog import mini
 from tests.conftest import MAKE_MINI, make_mini
 
 KINDS = ("objects", "scenes", "parsing", "depth", "voc")
@@ -105,8 +106,7 @@ def test_train_and_val_share_no_picture(mini_root: Path) -> None:
 
 def test_metadata_is_known_before_a_file_exists(tmp_path: Path, mini_root: Path) -> None:
     try:
-        register_all(tmp_path / "nowhere")
-        register_all(tmp_path / "nowhere")
+        mini.register(str(tmp_path / "nowhere"))
         assert MetadataCatalog.get("mini_scenes_train").thing_classes == list(mini.CLASSES)
         assert MetadataCatalog.get("mini_objects_val").classes == list(mini.CLASSES)
         assert MetadataCatalog.get("mini_parsing_val").stuff_classes == list(mini.STUFF_CLASSES)
@@ -119,8 +119,38 @@ def test_metadata_is_known_before_a_file_exists(tmp_path: Path, mini_root: Path)
             assert str(tmp_path / "nowhere" / "mini") in text and name in text
             assert "python datasets/make_mini.py --root" in text
     finally:
-        register_all(mini_root)
+        mini.register(str(mini_root))
     assert len(DatasetCatalog.get("mini_voc_val")) == 4
+
+
+REGISTER_ALL = """
+import os, sys
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from gppf_d2.data.catalog import register_all
+
+os.environ["DETECTRON2_DATASETS"] = sys.argv[1]
+register_all()
+names = DatasetCatalog.list()
+register_all()
+assert DatasetCatalog.list() == names
+roots = {name: MetadataCatalog.get(name).get("data_root") for name in names}
+ours = [name for name in names if roots[name] is not None]
+assert {roots[name] for name in ours} == {sys.argv[1]}
+for name in ("mini_voc_val", "camvid_test", "coco128_train", "seven_scenes_val"):
+    assert name in ours, name
+before = len(DatasetCatalog.get("mini_voc_val"))
+register_all("elsewhere")
+assert {MetadataCatalog.get(name).data_root for name in ours} == {os.path.abspath("elsewhere")}
+register_all(sys.argv[1])
+assert len(DatasetCatalog.get("mini_voc_val")) == before == 4
+"""
+
+
+def test_register_all_follows_the_environment_and_can_be_repeated(mini_root: Path) -> None:
+    # In a process of its own: the catalogs of this one belong to all tests.
+    command = [sys.executable, "-c", REGISTER_ALL, str(mini_root)]
+    done = subprocess.run(command, cwd=MAKE_MINI.parent.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_class_lists_are_those_of_the_generator(world: dict, mini_root: Path) -> None:

@@ -15,8 +15,14 @@ from gppf_d2.tasks.spec import Task
 from tests.plugin.counting import CountEvaluator, CountHead, CountMapper
 
 from ...configs.quick.mini_r18 import (
+    backbone,
+    gates,
+    input,
+    lr_multiplier,
+    optimizer,
     schedule,
     tasks,
+    train,
 )
 
 retina = get_config("common/models/retinanet.py").model

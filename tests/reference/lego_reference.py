@@ -76,7 +76,7 @@ def _conv_norm(conv: nn.Module, xs: Sequence[Tensor], weighting: str) -> list[Te
         var, mean = torch.var_mean(torch.cat(rows, dim=1), dim=1, correction=0)
     else:
         mean = sum(row.mean(1) for row in rows) / len(rows)
-        var = sum(row.square().mean(1) for row in rows) / len(rows) - mean.square()
+        var = sum((row - mean[:, None]).square().mean(1) for row in rows) / len(rows)
     scale = conv.norm.weight / (var + conv.norm.eps).sqrt()
     shift = conv.norm.bias - mean * scale
     return [h * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1) for h in hs]

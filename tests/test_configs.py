@@ -1,0 +1,53 @@
+"""ALL configs load, build their models and say what they are; how many there are is asserted."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+
+from gppf_d2.engine import setup
+from gppf_d2.engine.config import config_text, load_config
+
+PROJECT = Path(__file__).resolve().parent.parent
+LEAVES = sorted(
+    path
+    for path in (PROJECT / "configs").rglob("*.py")
+    if path.parent.name != "common" and path.name != "__init__.py"
+)
+
+
+def test_there_are_as_many_configs_as_we_think() -> None:
+    assert len(LEAVES) == 9
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=lambda path: path.stem)
+def test_a_config_loads_builds_and_is_saved(path: Path) -> None:
+    cfg = load_config(str(path), ["train.device=cpu"])
+    tasks = setup.build_tasks(cfg)
+    setup.build_schedule(cfg, tasks, world_size=max(2, len(tasks)))
+    model = setup.build_model(cfg, tasks)
+    optimizer = setup.build_optimizer(cfg, model)
+    grouped = sum(len(group["params"]) for group in optimizer.param_groups)
+    assert grouped == sum(p.requires_grad for p in model.parameters())
+    assert set(model.heads) == set(tasks) == set(model.controllers)
+    assert model.backbone.num_units == cfg.backbone.num_units
+    assert "object at 0x" not in config_text(cfg), "config.yaml would not load again"
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=lambda path: path.stem)
+def test_a_config_starts_with_a_protocol(path: Path) -> None:
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    assert "Hardware" in text or "Everything else as in" in text, path
+
+
+def test_initial_weights_depend_on_seed_and_task_not_on_the_other_tasks() -> None:
+    path = str(PROJECT / "configs/quick/mini_r18.py")
+    whole, alone = load_config(path), load_config(path, tasks=["depth"])
+    states = []
+    for cfg in (whole, alone):
+        states.append(setup.build_model(cfg, setup.build_tasks(cfg)).state_dict())
+    for name, value in states[1].items():
+        assert torch.equal(value, states[0][name]), name
