@@ -69,6 +69,12 @@ def main(argv: list[str] | None = None) -> int:
         if gpus is None:
             on_cpu = args.num_processes is not None or str(cfg.train.device) == "cpu"
             gpus = 0 if on_cpu else torch.cuda.device_count()
+        if gpus and str(cfg.train.device) == "cpu":
+            raise UserError(f"--num-gpus is {gpus} but train.device is cpu; leave one of them out.")
+        if args.checkpoint and not args.eval_only:
+            raise UserError("--checkpoint goes with --eval-only; training goes on with --resume.")
+        if args.allow_task_changes and not (args.resume or args.eval_only):
+            raise UserError("--allow-task-changes goes with --resume or --eval-only.")
         if gpus and args.num_processes is not None:
             raise UserError("Give either --num-processes (CPU) or --num-gpus, not both.")
         how = Launch(
@@ -92,6 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         checkpoint=args.checkpoint,
         allow_task_changes=args.allow_task_changes,
         data_root=args.data_root,
+        device="" if gpus else "cpu",
         command=shlex.join(["train_net.py", *(sys.argv[1:] if argv is None else argv)]),
     )
     return launch(run, how, (arguments,))

@@ -37,6 +37,8 @@ gates = dict(
     mode="soft",
     # argmax follows the most probable unit, mean mixes by probability
     eval_mode="argmax",
+    # task -> one unit per layer, for the mode "fixed"
+    fixed_routes=dict(),
     temperature=L(LinearTemperature)(start=5.0, end=0.01, fraction=0.9),
 )
 

@@ -83,6 +83,7 @@ tasks = dict(
         mapper=L(DepthMapper)(is_train=True, augmentations=_augment(1.0, 1.0), image_format=FORMAT),
         batch_size=4,
         weight=1.0,
+        loss_weight=0.1,  # as in the paper's depth finetuning (D.2)
         head=depth(max_depth=20.0, min_depth=0.5, channels=64),
         evaluators=[metres("mini_depth_val", short=SIZE, longest=2 * SIZE)],
     ),

@@ -92,7 +92,8 @@ tasks = dict(
         ),
         batch_size=6,
         weight=1.0,
-        head=depth(max_depth=10.0, channels=64),
+        loss_weight=0.1,  # as in the paper's depth finetuning (D.2)
+        head=depth(max_depth=10.0, min_depth=0.3, channels=64),
         evaluators=[metres("seven_scenes_val", short=SHORT, longest=LONGEST)],
     ),
 )

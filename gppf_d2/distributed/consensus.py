@@ -24,6 +24,10 @@ MISSING = object()
 BROADCAST_BYTES = 25 << 20
 
 
+class AgreedError(ValueError):
+    """An error that every rank raises together, with the same sentence."""
+
+
 def _alone(group: dist.ProcessGroup | None) -> bool:
     return not dist.is_initialized() or dist.get_world_size(group) == 1
 
@@ -56,7 +60,7 @@ def agree(error: str | None, group: dist.ProcessGroup | None = None) -> None:
         return
     first = failing[0]
     everyone = len(failing) == len(errors) and len(set(errors)) == 1
-    raise ValueError(errors[first] if everyone else f"{errors[first]} (seen by rank {first})")
+    raise AgreedError(errors[first] if everyone else f"{errors[first]} (seen by rank {first})")
 
 
 @contextlib.contextmanager
@@ -96,6 +100,7 @@ def compare(
     values: Mapping[str, Any],
     group: dist.ProcessGroup | None = None,
     what: str = "settings",
+    remedy: str = "start all processes with the same code, config and overrides",
 ) -> None:
     """Check that all ranks hold the same values.
 
@@ -105,6 +110,7 @@ def compare(
         values: label -> JSON-able value; dicts and lists are searched for the leaf that differs.
         group: of all ranks, gloo.
         what: is compared, for the sentence.
+        remedy: what to do about a difference, for the sentence.
 
     Raises:
         ValueError: on all ranks, with the first label that differs and both ranks' values.
@@ -118,9 +124,9 @@ def compare(
         difference = _first_difference(first, other, "")
         if difference is not None:
             label, mine, theirs = difference
-            raise ValueError(
+            raise AgreedError(
                 f"the {what} differ: {label} is {mine:.200} on rank 0 and {theirs:.200} on rank "
-                f"{rank}; start all processes with the same code, config and overrides"
+                f"{rank}; {remedy}"
             )
     raise AssertionError("digests differ but values do not")
 

@@ -61,22 +61,32 @@ class Checkpointer:
         path = self.folder / f"{name or 'model_{:07d}'.format(state['iteration'])}.pth"
         write_atomically(path, lambda target: torch.save(dict(state), target))
         for old in self.files()[: -self.keep]:
-            old.unlink(missing_ok=True)
+            if old != path:
+                old.unlink(missing_ok=True)
         logger.info("Saved checkpoint %s", path)
         return path
 
-    def latest(self) -> tuple[Path, dict[str, Any]] | None:
+    def latest(self, set_aside: bool = False) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint that can be read, and its content; None where there is none.
+
+        Args:
+            set_aside: rename files that cannot be read to ``*.corrupt`` (one rank does).
 
         Raises:
             UserError: there are checkpoints and none of them can be read.
         """
         files = self.files()
+        broken: list[Path] = []
         for path in reversed(files):
             try:
-                return path, read_checkpoint(path)
+                found = path, read_checkpoint(path)
             except UserError as error:
                 logger.error("%s THE PREVIOUS CHECKPOINT IS USED INSTEAD.", error)
+                broken.append(path)
+                continue
+            for old in broken if set_aside else ():
+                old.rename(old.with_suffix(".corrupt"))
+            return found
         if files:
             raise UserError(
                 f"None of the {len(files)} checkpoints in {self.folder} can be read; "

@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -132,5 +133,6 @@ def _plain(node: Any) -> Any:
 
 def fingerprint(cfg: DictConfig) -> str:
     """A digest of everything that ranks must agree on; where a run writes to does not count."""
-    text = config_text(OmegaConf.merge(cfg, {"train": {"output_dir": ""}}))
+    text = config_text(OmegaConf.merge(cfg, {"train": {"output_dir": "", "device": ""}}))
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)  # addresses of objects without a name
     return hashlib.sha256(text.encode()).hexdigest()[:16]

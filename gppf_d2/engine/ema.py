@@ -43,6 +43,13 @@ class ParameterEMA:
         averages = list(self.average.values())
         torch._foreach_lerp_(averages, [parameters[name] for name in self.average], 1 - decay)
 
+    @torch.no_grad()
+    def reset(self, model: nn.Module) -> None:
+        """Start again from the model's present parameters."""
+        self.updates = 0
+        for name, parameter in self._of(model).items():
+            self.average[name].copy_(parameter)
+
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
         """Let the model carry the average inside the block."""

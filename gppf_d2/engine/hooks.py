@@ -18,11 +18,14 @@ from detectron2.utils.events import EventWriter
 
 from gppf_d2.distributed.consensus import check_replicas
 from gppf_d2.distributed.heartbeat import Heartbeat
-from gppf_d2.engine.checkpoint import Checkpointer, write_atomically
+from gppf_d2.engine.checkpoint import write_atomically
+from gppf_d2.engine.errors import UserError
 from gppf_d2.engine.evaluate import Results, write_results
 from gppf_d2.modeling.lego.controller import LinearTemperature
 
 logger = logging.getLogger(__name__)
+
+Save = Callable[[int, Sequence[str | None]], None]
 
 
 def due(iteration: int, period: int) -> bool:
@@ -117,18 +120,16 @@ class RoutesHook(HookBase):
     def after_step(self) -> None:
         first = self.trainer.iter == 0
         if due(self.trainer.iter, self.period) or first:
-            self._write()
+            self._write(self.trainer.iter + 1)
 
     def after_train(self) -> None:
         if not self.trainer.failed and not due(self.trainer.iter - 1, self.period):
-            self._write()
+            self._write(self.trainer.iter)
 
-    def _write(self) -> None:
+    def _write(self, done: int) -> None:
         if self.folder is None:
             return
-        trainer = self.trainer
-        done = min(trainer.iter + 1, trainer.max_iter)
-        record = routes_record(trainer.model, done)
+        record = routes_record(self.trainer.model, done)
         with open(self.folder / "routes.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
         text = json.dumps(record, indent=1) + "\n"
@@ -147,31 +148,22 @@ def routes_record(model, iteration: int) -> dict:
 
 
 class CheckpointHook(HookBase):
-    """Writes a checkpoint every ``period`` iterations and at the end, also at an agreed stop.
+    """Saves every ``period`` iterations and at the end, also at an agreed stop.
 
     Args:
-        checkpointer: of rank 0; None elsewhere.
-        state: collective; builds the state of the run after a number of iterations.
+        save: collective; saves the run after a number of iterations under some names (None is a
+            numbered file).
         period: iterations.
     """
 
-    def __init__(
-        self,
-        checkpointer: Checkpointer | None,
-        state: Callable[[int], dict],
-        period: int,
-    ) -> None:
-        self.checkpointer, self.state, self.period = checkpointer, state, period
+    def __init__(self, save: Save, period: int) -> None:
+        self.save, self.period = save, period
 
     def after_step(self) -> None:
         trainer = self.trainer
         last = trainer.iter == trainer.max_iter - 1
         if due(trainer.iter, self.period) or last or trainer.stopping:
-            state = self.state(trainer.iter + 1)
-            if self.checkpointer is not None:
-                self.checkpointer.save(state)
-                if last:
-                    self.checkpointer.save(state, "model_final")
+            self.save(trainer.iter + 1, [None, "model_final"] if last else [None])
 
 
 class EvaluationHook(HookBase):
@@ -181,8 +173,8 @@ class EvaluationHook(HookBase):
         evaluate: collective; evaluates the named tasks and returns their results on every rank.
         periods: iterations per task; 0 evaluates only at the end.
         folder: where rank 0 writes ``results.json``; None elsewhere.
-        best: ``task/metric`` names whose best value keeps a checkpoint ``model_best_<task>``.
-        save: collective; writes a checkpoint under a name.
+        best: ``task/metric`` names whose best value keeps a ``model_best_<task>_<metric>``.
+        save: collective; saves the run after a number of iterations under some names.
     """
 
     def __init__(
@@ -191,7 +183,7 @@ class EvaluationHook(HookBase):
         periods: Mapping[str, int],
         folder: Path | None,
         best: Sequence[str] = (),
-        save: Callable[[str, int], None] | None = None,
+        save: Save | None = None,
     ) -> None:
         self.evaluate, self.periods, self.folder = evaluate, periods, folder
         self.best: dict[str, float | None] = dict.fromkeys(best)
@@ -218,10 +210,13 @@ class EvaluationHook(HookBase):
         for name, value in self.best.items():
             task, _, metric = name.partition("/")
             new = results.get(task, {}).get(metric)
+            if task in results and new is None:
+                known = ", ".join(sorted(results[task])[:12])
+                raise UserError(f"train.best names {name!r}; task {task!r} measures {known} ...")
             if new is not None and new == new and (value is None or new > value):
                 self.best[name] = new
                 logger.info("Best %s so far: %.4g", name, new)
-                self.save(f"model_best_{task}", self.trainer.iter + 1)
+                self.save(self.trainer.iter + 1, [f"model_best_{name.replace('/', '_')}"])
 
     def state_dict(self) -> dict:
         return {"best": dict(self.best)}

@@ -193,9 +193,14 @@ def _run_rank(
     args: tuple,
 ) -> int:
     """One rank from process group to exit status."""
-    if how.num_gpus:
-        torch.cuda.set_device(local_rank // how.processes_per_gpu)
     try:
+        if how.num_gpus:
+            if local_size > how.num_gpus * how.processes_per_gpu:
+                raise UserError(
+                    f"{local_size} processes were started on this machine for {how.num_gpus} GPUs "
+                    f"with {how.processes_per_gpu} each; start as many as there is room for."
+                )
+            torch.cuda.set_device(local_rank // how.processes_per_gpu)
         if world_size > 1:
             if url.startswith("tcp://"):  # where the heartbeat's hub can be reached
                 os.environ["MASTER_ADDR"] = url.removeprefix("tcp://").rsplit(":", 1)[0]

@@ -125,6 +125,11 @@ class LossScale:
         self.growth_interval = growth_interval
         self.good_steps = 0
 
+    @property
+    def can_shrink(self) -> bool:
+        """Whether an overflow may be the scale's fault; at 1 it is the run's own."""
+        return self.enabled and self.scale > 1.0
+
     def update(self, finite: bool) -> None:
         """Halve the scale after an overflow, double it after enough good steps."""
         if not self.enabled:

@@ -38,6 +38,8 @@ def claim(folder: Path, fresh: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"The output folder {str(folder)!r} cannot be made: {error}.") from error
+    for litter in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+        litter.unlink(missing_ok=True)
     old = Checkpointer(folder).files() if fresh else []
     if old:
         raise UserError(

@@ -10,17 +10,18 @@ Three questions, each answered by all ranks together so that none is left waitin
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from detectron2.utils.events import EventStorage
-from omegaconf import DictConfig
 from torch import nn
 
 from gppf_d2.data.samples import BatchKey, Failure, Samples, TaskSource
@@ -28,7 +29,6 @@ from gppf_d2.distributed.collective_log import CollectiveLog
 from gppf_d2.distributed.consensus import agree, compare
 from gppf_d2.distributed.groups import ProcessGroups
 from gppf_d2.distributed.sync_bn import attach_statistics_group, discard_statistics
-from gppf_d2.engine.config import fingerprint
 from gppf_d2.engine.errors import show_traceback
 from gppf_d2.engine.simt_trainer import seed_generators
 from gppf_d2.modeling.multitask import MultiTaskModel
@@ -53,9 +53,13 @@ class Probe:
 
 
 def compare_ranks(
-    cfg: DictConfig, model: MultiTaskModel, schedule: Schedule, groups: ProcessGroups
+    model: MultiTaskModel,
+    schedule: Schedule,
+    sources: Mapping[str, TaskSource],
+    groups: ProcessGroups,
+    pinned: bool = False,
 ) -> None:
-    """Refuse a run whose ranks differ in config, schedule or the parameters they share.
+    """Refuse a run whose ranks differ in schedule, in parameters or in the data they share.
 
     Collective: all ranks must call.
 
@@ -65,11 +69,24 @@ def compare_ranks(
     shared = {
         name: f"{tuple(p.shape)} {p.dtype} trainable={p.requires_grad}"
         for name, p in model.named_parameters()
-        if schedule.policy != "pinned" or not name.startswith("heads.")
+        if not (pinned and name.startswith("heads."))
     }
-    compare({"config": fingerprint(cfg)}, groups.control, what="configs")
     compare({"schedule": schedule.fingerprint()}, groups.control, what="schedules")
     compare(shared, groups.control, what="parameters")
+    if not pinned:  # there the ranks of a task are few, and most tasks have one
+        data = {task: records_digest(source.records) for task, source in sources.items()}
+        remedy = "every machine needs the same complete copy of the datasets"
+        compare(data, groups.control, what="training samples", remedy=remedy)
+
+
+def records_digest(records: Sequence, looks: int = 64) -> str:
+    """Number of records, and a hash of the names of some spread evenly over them."""
+    state = hashlib.sha256()
+    for index in range(0, len(records), max(1, len(records) // looks)):
+        record = records[index]
+        name = record.get("file_name", "") if isinstance(record, Mapping) else ""
+        state.update(os.path.basename(str(name)).encode() + b"\n")
+    return f"{len(records)} records, names {state.hexdigest()[:12]}"
 
 
 def probe_tasks(

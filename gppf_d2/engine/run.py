@@ -26,7 +26,13 @@ from omegaconf import DictConfig
 
 from gppf_d2.data.loader import TaskSource, build_train_loader
 from gppf_d2.data.samples import one_line
-from gppf_d2.distributed.consensus import agree, broadcast_module
+from gppf_d2.distributed.consensus import (
+    AgreedError,
+    agree,
+    broadcast_module,
+    compare,
+    tensor_digest,
+)
 from gppf_d2.distributed.groups import (
     DEFAULT_TIMEOUT,
     build_groups,
@@ -39,7 +45,7 @@ from gppf_d2.distributed.sync_bn import attach_statistics_group
 from gppf_d2.distributed.task_average import TaskAverage
 from gppf_d2.engine import hooks, output_folder, setup
 from gppf_d2.engine.checkpoint import Checkpointer, load_model_state, read_checkpoint
-from gppf_d2.engine.config import config_text, load_config
+from gppf_d2.engine.config import config_text, fingerprint, load_config
 from gppf_d2.engine.ema import ParameterEMA
 from gppf_d2.engine.errors import (
     Interrupted,
@@ -74,7 +80,13 @@ class RunArguments:
     checkpoint: str = ""
     allow_task_changes: bool = False
     data_root: str = ""
+    device: str = ""
     command: str = ""
+
+    @property
+    def training(self) -> bool:
+        """Whether the run trains, rather than evaluates or tries out."""
+        return not (self.eval_only or self.dry_run)
 
 
 def run(arguments: RunArguments) -> None:
@@ -85,6 +97,8 @@ def run(arguments: RunArguments) -> None:
     if arguments.data_root:
         os.environ["DETECTRON2_DATASETS"] = arguments.data_root
     cfg = load_config(arguments.config_file, arguments.overrides, arguments.tasks)
+    if arguments.device:
+        cfg.train.device = arguments.device
     session = Session(cfg, arguments)
     with session.closing():
         if arguments.eval_only:
@@ -113,18 +127,19 @@ class Session:
         self.ema: ParameterEMA | None = None
         self.metrics = TaskMetrics()
         self.groups = build_groups(None, self.rank)
-        training = not (arguments.eval_only or arguments.dry_run)
-        fresh = training and not arguments.resume
+        compare({"config": fingerprint(cfg)}, self.groups.control, what="configs")
+        fresh = arguments.training and not arguments.resume
         self.agreed(lambda: self.rank or output_folder.claim(self.folder, fresh))
-        output_folder.open_logs(self.folder, self.rank)
-        if self.rank == 0 and training:
-            output_folder.describe(
-                self.folder, cfg, arguments.config_file, arguments.command, self.world_size
-            )
+        self.agreed(lambda: output_folder.open_logs(self.folder, self.rank))
         self.tasks = self.agreed(lambda: setup.build_tasks(cfg))
-        self.schedule = self.agreed(lambda: setup.build_schedule(cfg, self.tasks, self.world_size))
+        # without training every rank holds every task, whatever the policy
+        self.schedule = self.agreed(
+            lambda: setup.build_schedule(
+                cfg, self.tasks, self.world_size, None if arguments.training else "sampled"
+            )
+        )
         self.pinned = self.schedule.policy == "pinned" and self.world_size > 1
-        self.held = setup.held_tasks(self.schedule, self.tasks, self.rank)
+        self.held = list(self.schedule.tasks_of(self.rank)) if self.pinned else list(self.tasks)
         self.amp = self.agreed(lambda: setup.amp_dtype(cfg))
         self.model = self.agreed(self._build_model)
         if self.pinned:
@@ -141,16 +156,14 @@ class Session:
         try:
             value = make()
         except Exception as problem:
-            if self.world_size == 1:
-                raise
             show_traceback(problem)
             error = str(problem.args[0] if isinstance(problem, KeyError) else problem)
             if not isinstance(problem, (UserError, ValueError, KeyError, FileNotFoundError)):
                 error = f"{type(problem).__name__}: {error}"
         try:
             agree(error, self.groups.control)
-        except ValueError as agreed:
-            raise UserError(str(agreed)) from None
+        except AgreedError as verdict:
+            raise verdict from None
         return value
 
     def _build_model(self) -> MultiTaskModel:
@@ -169,16 +182,6 @@ class Session:
     def train(self) -> None:
         """Preflight, then train; hooks evaluate and save."""
         train = self.cfg.train
-        sources, streams = self._prepare_data()
-        attach_statistics_group(self.model, self.groups.statistics, deferred=True)
-        probe_tasks(
-            self.model, self.tasks, sources, streams, self.groups, seed=self.seed, amp=self.amp
-        )
-        state = self._build_state(streams)
-        start = self.agreed(lambda: self._resume(state)) if self.arguments.resume else 0
-        if start >= int(train.max_iter):
-            logger.info("The run is complete: %d of %d iterations.", start, int(train.max_iter))
-            return
         if self.world_size > 1:
             self.heartbeat = Heartbeat.start(
                 self.rank,
@@ -186,16 +189,64 @@ class Session:
                 self.groups.control,
                 timeout=float(train.timeout),
             )
+        sources, streams = self._prepare_data()
+        self.agreed(lambda: setup.check_evaluations(self.tasks, list(train.best)))
+        attach_statistics_group(self.model, self.groups.statistics, deferred=True)
+        probe_tasks(
+            self.model, self.tasks, sources, streams, self.groups, seed=self.seed, amp=self.amp
+        )
+        state = self._build_state(streams)
+        start = self.agreed(lambda: self._resume(state)) if self.arguments.resume else 0
+        self._compare_restored(start, state)
+        self.agreed(
+            lambda: (
+                self.rank
+                or output_folder.describe(
+                    self.folder,
+                    self.cfg,
+                    self.arguments.config_file,
+                    self.arguments.command,
+                    self.world_size,
+                )
+            )
+        )
+        if start >= int(train.max_iter):
+            logger.info("The run is complete: %d of %d iterations.", start, int(train.max_iter))
+            self._evaluate_what_is_missing()
+            return
         trainer = self._build_trainer(state, sources)
         trainer.register_hooks(self._hooks(state))
         trainer.train(start, int(train.max_iter))
 
     def _prepare_data(self) -> tuple[dict[str, TaskSource], dict[str, Stream]]:
         """Data of the held tasks; equal parameters everywhere; the comparison of the ranks."""
-        data = self.agreed(lambda: setup.build_data(self.tasks, self.held, self.seed))
+        sources, streams = self.agreed(
+            lambda: setup.build_data(self.tasks, self.held, self.seed, self.cfg)
+        )
+        compare_ranks(self.model, self.schedule, sources, self.groups, self.pinned)
         self._first_broadcast()
-        compare_ranks(self.cfg, self.model, self.schedule, self.groups)
-        return data
+        return sources, streams
+
+    def _compare_restored(self, start: int, state: RunState) -> None:
+        """Refuse ranks that go on from different files: the output folder must be a shared one.
+
+        Collective: all ranks must call.
+        """
+        sample = next(self.model.backbone.parameters())
+        compare(
+            {"iteration": start, "weights": tensor_digest(sample)},
+            self.groups.control,
+            what="checkpoints",
+            remedy="all machines must see the same train.output_dir",
+        )
+
+    def _evaluate_what_is_missing(self) -> None:
+        """A run that ended between its last step and its evaluation gets its results now."""
+        missing = self.agreed(lambda: not (self.folder / "results.json").is_file())
+        if missing:
+            results = self._evaluate()
+            if self.rank == 0:
+                write_results(self.folder / "results.json", results)
 
     def _first_broadcast(self) -> None:
         """Make parameters and buffers equal once; in pinned mode a head inside its task's group."""
@@ -238,10 +289,12 @@ class Session:
 
     def _resume(self, state: RunState) -> int:
         """Load the newest readable checkpoint; 0 where there is none."""
-        found = self._checkpointer().latest()
+        found = self._checkpointer().latest(set_aside=self.rank == 0)
         if found is None:
             logger.warning("--resume: no checkpoint in %s, starting at iteration 0", self.folder)
             setup.load_initial_weights(self.cfg, self.model)
+            if self.ema is not None:
+                self.ema.reset(self.model)
             return 0
         path, saved = found
         return state.restore(saved, path, self.arguments.allow_task_changes)
@@ -314,15 +367,27 @@ class Session:
             hooks.TemperatureHook(instantiate(self.cfg.gates.temperature)),
             hooks.HeartbeatHook(self.heartbeat) if self.heartbeat else None,
             hooks.ReplicaCheckHook(int(train.replica_check_period), state.replicas),
+            # saved before it is evaluated: a broken evaluation loses nothing
+            hooks.CheckpointHook(self._save(state), int(train.checkpoint_period)),
             state.evaluation,
             hooks.MetricsHook(int(train.log_period), writers),
             hooks.RoutesHook(self.folder if first else None, int(train.route_period)),
-            hooks.CheckpointHook(
-                self._checkpointer() if first else None,
-                self._resting(state.collect, "saving"),
-                int(train.checkpoint_period),
-            ),
         ]
+
+    def _save(self, state: RunState) -> hooks.Save:
+        """The collective that writes checkpoints; an error of rank 0 is everyone's."""
+
+        def save(iteration: int, names: Sequence[str | None]) -> None:
+            collected = state.collect(iteration)
+            checkpointer = self._checkpointer()
+
+            def write() -> None:
+                for name in names if self.rank == 0 else ():
+                    checkpointer.save(collected, name)
+
+            self.agreed(write)
+
+        return self._resting(save, "saving")
 
     def _evaluation_hook(self, state: RunState) -> hooks.EvaluationHook:
         train = self.cfg.train
@@ -332,17 +397,12 @@ class Session:
             if task.evaluators
         }
 
-        def save(name: str, iteration: int) -> None:
-            collected = state.collect(iteration)
-            if self.rank == 0:
-                self._checkpointer().save(collected, name)
-
         return hooks.EvaluationHook(
             self._resting(self._evaluate, "evaluation"),
             periods,
             self.folder if self.rank == 0 else None,
             best=list(train.best),
-            save=self._resting(save, "saving"),
+            save=self._save(state),
         )
 
     def _resting(self, collective: Callable[..., T], reason: str) -> Callable[..., T]:
@@ -389,6 +449,13 @@ class Session:
         weights = dict(state["model"])
         if "ema" in state and self.cfg.train.ema_decay:
             weights.update(state["ema"]["average"])
+        saved = {name.split(".")[1] for name in weights if name.startswith("controllers.")}
+        untrained = [name for name in self.tasks if name not in saved]
+        if untrained:
+            raise UserError(
+                f"The checkpoint {str(path)!r} has no task {untrained[0]!r}; "
+                f"it has {', '.join(sorted(saved))}."
+            )
         some = self.arguments.tasks is not None or self.arguments.allow_task_changes
         load_model_state(
             self.model, weights, source=str(path), allow_task_changes=some, held=set(self.held)
@@ -416,7 +483,7 @@ class Session:
         """Shut loader and heartbeat down, whatever happened; tell the others of an error here."""
         try:
             yield
-        except (NonFiniteError, Interrupted):
+        except (AgreedError, NonFiniteError, Interrupted):
             raise  # agreed: every rank leaves with the same sentence
         except Exception as error:
             if self.heartbeat is not None:

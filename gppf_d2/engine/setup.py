@@ -38,13 +38,18 @@ def build_tasks(cfg: DictConfig) -> dict[str, Task]:
     return tasks_from_config(cfg.tasks)
 
 
-def build_schedule(cfg: DictConfig, tasks: Mapping[str, Task], world_size: int) -> Schedule:
+def build_schedule(
+    cfg: DictConfig, tasks: Mapping[str, Task], world_size: int, policy: str | None = None
+) -> Schedule:
     """The schedule over the ranks, or over the virtual ranks of a single process.
+
+    Args:
+        policy: None takes ``schedule.policy``; another one is for commands that do not train.
 
     Raises:
         UserError: virtual ranks in a run of several processes.
     """
-    virtual = int(cfg.train.virtual_ranks)
+    virtual = 1 if policy else int(cfg.train.virtual_ranks)
     if virtual < 1 or (virtual > 1 and world_size > 1):
         raise UserError(
             f"train.virtual_ranks is {virtual} with {world_size} processes; virtual ranks are for "
@@ -53,10 +58,10 @@ def build_schedule(cfg: DictConfig, tasks: Mapping[str, Task], world_size: int) 
     schedule = Schedule(
         {name: task.weight for name, task in tasks.items()},
         world_size * virtual,
-        policy=cfg.schedule.policy,
+        policy=policy or cfg.schedule.policy,
         seed=int(cfg.train.seed),
     )
-    if world_size == 1 and len(tasks) > 1:
+    if not policy and world_size == 1 and len(tasks) > 1:
         lost = "gradients of different tasks are averaged, statistics are not shared across tasks"
         if virtual == 1:
             lost = "an iteration trains one task (per-batch sampling, in the paper it diverges)"
@@ -66,11 +71,6 @@ def build_schedule(cfg: DictConfig, tasks: Mapping[str, Task], world_size: int) 
             len(tasks), lost, "" if virtual > 1 else ", or set train.virtual_ranks",
         )  # fmt: skip
     return schedule
-
-
-def held_tasks(schedule: Schedule, tasks: Mapping[str, Task], rank: int) -> list[str]:
-    """The tasks whose head and data this rank holds: its own one under ``pinned``, else all."""
-    return [schedule.tasks_at(0)[rank]] if schedule.policy == "pinned" else list(tasks)
 
 
 def device_of(cfg: DictConfig) -> torch.device:
@@ -105,6 +105,7 @@ def build_model(
         tasks=list(tasks),
         mode=cfg.gates.mode,
         eval_mode=cfg.gates.eval_mode,
+        fixed_routes={task: list(r) for task, r in cfg.gates.fixed_routes.items() if task in tasks},
     )
     for name in tasks if held is None else held:
         add_head(cfg, model, tasks[name])
@@ -119,6 +120,21 @@ def add_head(cfg: DictConfig, model: MultiTaskModel, task: Task) -> None:
     head = model.heads[task.name]
     replace_sync_norms(head)
     check_input_format(task.name, head, list(cfg.input.pixel_mean), list(cfg.input.pixel_std))
+    check_pixel_format(f"The head of task {task.name!r}", getattr(head, "input_format", None), cfg)
+
+
+def check_pixel_format(what: str, found: str | None, cfg: DictConfig) -> None:
+    """Refuse a head or mapper whose pixel format is not the run's.
+
+    Raises:
+        UserError: it says another one; None says nothing.
+    """
+    wanted = str(cfg.input.pixel_format)
+    if found is not None and str(found) != wanted:
+        raise UserError(
+            f"{what} takes {found} images and input.pixel_format is {wanted}; "
+            "write ${input.pixel_format} there."
+        )
 
 
 def load_initial_weights(cfg: DictConfig, model: MultiTaskModel) -> None:
@@ -187,7 +203,7 @@ def load_records(names: Iterable[str]) -> list[dict]:
 
 
 def build_data(
-    tasks: Mapping[str, Task], held: Iterable[str], seed: int
+    tasks: Mapping[str, Task], held: Iterable[str], seed: int, cfg: DictConfig
 ) -> tuple[dict[str, TaskSource], dict[str, Stream]]:
     """Sources and streams of the held tasks."""
     sources: dict[str, TaskSource] = {}
@@ -202,13 +218,36 @@ def build_data(
             ]
             factors = repeat_factors(categories, task.repeat_threshold)
         streams[name] = Stream(name, len(records), seed, repeat_factors=factors)
+        mapper = instantiate(task.mapper)
+        image_format = getattr(mapper, "image_format", None)
+        check_pixel_format(f"The mapper of task {name!r}", image_format, cfg)
         sources[name] = TaskSource(
-            records, instantiate(task.mapper), batch_transform=instantiate(task.batch_transform)
+            records, mapper, batch_transform=instantiate(task.batch_transform)
         )
         logger.info(
             "Task %s: %d training samples from %s", name, len(records), ", ".join(task.train)
         )
     return sources, streams
+
+
+def check_evaluations(tasks: Mapping[str, Task], best: Iterable[str]) -> None:
+    """Find out before training what would fail after it: datasets, evaluators, ``train.best``.
+
+    Raises:
+        UserError: an unknown or empty dataset, a name in ``best`` without a task that is evaluated.
+    """
+    for task in tasks.values():
+        for evaluation in task.evaluators:
+            load_records([evaluation.dataset])
+            instantiate(evaluation.evaluator)
+            instantiate(evaluation.mapper)
+    evaluated = [name for name, task in tasks.items() if task.evaluators]
+    for name in best:
+        if name.partition("/")[0] not in evaluated or "/" not in name:
+            raise UserError(
+                f"train.best names {name!r}; write task/metric with one of the evaluated tasks "
+                f"{', '.join(evaluated)}."
+            )
 
 
 def build_optimizer(cfg: DictConfig, model: MultiTaskModel) -> torch.optim.Optimizer:

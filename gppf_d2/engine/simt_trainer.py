@@ -20,6 +20,7 @@ import logging
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ from gppf_d2.tasks.stream import StreamPlan
 
 logger = logging.getLogger(__name__)
 
+NAMED_FILES = 10  # unreadable files that the log names, per task
 NON_FINITE, STOP = 0, 1  # places in the flags that ride with the gradients
 
 
@@ -122,7 +124,8 @@ class SIMTTrainer(TrainerBase):
         self.stopping = False  # all ranks agreed to stop
         self.failed = False  # training ended by an error: hooks write no checkpoint
         self.lr, self.grad_norm = 0.0, torch.zeros(())
-        self._losses: dict[str, torch.Tensor] = {}
+        self._seen: list[tuple[str, dict[str, torch.Tensor]]] = []  # of this iteration
+        self._replaced: Counter[str] = Counter()
 
     def run_step(self) -> None:
         """One iteration: every rank its task, one common update."""
@@ -130,13 +133,15 @@ class SIMTTrainer(TrainerBase):
         ranks_of = {task: self.schedule.ranks_of(self.iter, task) for task in self.tasks}
         self.task_average.begin(ranks_of)
         flags, data_time = torch.zeros(2, device=self.device), 0.0
+        self._seen.clear()
         for virtual in range(self.options.virtual_ranks):
             self.task = tasks[self.rank + virtual]
             for micro_step in range(self.options.accumulation):
                 waited, batch = self._next_batch()
                 data_time += waited
                 loss = self._forward(batch, virtual, micro_step, flags)
-                self.task_average.backward(loss, last=self._is_last(virtual, micro_step))
+                if loss.requires_grad:
+                    self.task_average.backward(loss, last=self._is_last(virtual, micro_step))
             if self.options.virtual_ranks > 1:
                 self.task_average.next_virtual_rank()
         flags[STOP] = float(self.interrupted)
@@ -156,9 +161,25 @@ class SIMTTrainer(TrainerBase):
     def _next_batch(self) -> tuple[float, Batch]:
         start = time.perf_counter()
         batch = next(self.batches)
+        if self.device.type == "cuda":
+            batch = batch.to(self.device)  # page-locked by the loader, so it need not block
         waited = time.perf_counter() - start
         assert batch.task == self.task, f"loader gave {batch.task}, schedule says {self.task}"
+        self._name_replaced(batch)
         return waited, batch
+
+    def _name_replaced(self, batch: Batch) -> None:
+        """Say which files could not be read and were resampled, up to a limit per task."""
+        for name, reason in zip(batch.replaced, batch.reasons):
+            self._replaced[batch.task] += 1
+            if self._replaced[batch.task] <= NAMED_FILES:
+                logger.warning("Task %s: %s was replaced (%s)", batch.task, name, reason)
+            if self._replaced[batch.task] == NAMED_FILES:
+                logger.warning(
+                    "Task %s: further unreadable samples are counted (replaced/%s), not named",
+                    batch.task,
+                    batch.task,
+                )
 
     def _forward(
         self, batch: Batch, virtual: int, micro_step: int, flags: torch.Tensor
@@ -169,52 +190,64 @@ class SIMTTrainer(TrainerBase):
         self.model.begin_micro_step(options.seed, self.iter, micro_step, rank)
         cast = torch.autocast(self.device.type, options.amp) if options.amp else nullcontext()
         with cast:
-            losses = self.model.losses(self.task, batch.samples)
+            try:
+                losses = self.model.losses(self.task, batch.samples)
+            except FloatingPointError as error:  # Detectron2's RPN: the others must hear of it
+                losses = {str(error): torch.full((), torch.nan, device=self.device)}
             anchor = self.model.finish_micro_step()
         self.metrics.record(self.task, losses, len(batch.samples), len(batch.replaced))
         total = sum(value.float() for value in losses.values())
         with torch.no_grad():
             flags[NON_FINITE] += ~torch.isfinite(total)
-        self._losses = losses
+        self._seen.append((self.task, losses))
         weight = self.tasks[self.task].loss_weight * self.loss_scale.scale / options.accumulation
         return total * weight + anchor
 
     def _accept(self, result: SyncResult, norm: torch.Tensor) -> bool:
         """Whether the averaged gradient may be applied; the same answer on every rank."""
         bad_losses, norm_is_finite = float(result.flags[NON_FINITE]), bool(torch.isfinite(norm))
-        overflow = self.loss_scale.enabled and bad_losses == 0 and not norm_is_finite
+        overflow = self.loss_scale.can_shrink and bad_losses == 0 and not norm_is_finite
         if bad_losses or not (norm_is_finite or overflow):
             self._stop_non_finite()
-        commit_statistics(self.model)
         if overflow:
             self.loss_scale.update(finite=False)
-        return norm_is_finite
+            discard_statistics(self.model)
+            return False
+        commit_statistics(self.model)
+        return True
 
     def _stop_non_finite(self) -> None:
         """Agree on where the first value that is not finite was, and stop everywhere.
 
         Collective: all ranks must call.
         """
-        where = first_non_finite(self.model)
-        bad = [name for name, value in self._losses.items() if not torch.isfinite(value).all()]
-        if where:
-            mine = f"the statistics of {where}"
-        elif bad:
-            mine = f"loss {bad[0]}"
-        else:
-            mine = ""
-        found = [(self.rank, self.task, mine)]
+        found = [self._first_non_finite()]
         if self.groups.control is not None:
             found = [None] * dist.get_world_size(self.groups.control)
-            dist.all_gather_object(found, (self.rank, self.task, mine), group=self.groups.control)
+            dist.all_gather_object(found, self._first_non_finite(), group=self.groups.control)
         discard_statistics(self.model)
-        blamed = [entry for entry in found if entry[2]] or [(*found[0][:2], "the gradients")]
-        rank, task, place = blamed[0]
+        _, rank, task, place = min(found)
         raise NonFiniteError(
             f"Iteration {self.iter}: {place} of task {task!r} on rank {rank} is not finite; "
             "nothing of this step was kept. Lower the learning rate, clip gradients "
             "(train.clip_norm) or look at the data."
         )
+
+    def _first_non_finite(self) -> tuple[float, int, str, str]:
+        """(order, rank, task, place) of what was first not finite here, before any exchange.
+
+        Statistics are ordered by the place of their norm: the next norm of another rank has met the
+        merged, spoilt statistics of this one.
+        """
+        where = first_non_finite(self.model)
+        if where:
+            names = [name for name, _ in self.model.named_modules()]
+            return names.index(where), self.rank, self.task, f"the statistics of {where}"
+        for task, losses in self._seen:
+            for name, value in losses.items():
+                if not torch.isfinite(value).all():
+                    return 1e9, self.rank, task, f"loss {name}"
+        return 2e9, self.rank, self.task, "a gradient"
 
     def _update(self, norm: torch.Tensor) -> None:
         """Unscale, clip and step."""
@@ -269,16 +302,25 @@ class SIMTTrainer(TrainerBase):
 
 
 class _StopOnSignal:
-    """SIGINT and SIGTERM ask for a stop after the present step; a second one interrupts at once."""
+    """SIGINT and SIGTERM ask for a stop after the present step; a later Ctrl-C interrupts at once.
+
+    A scheduler's signal may arrive twice, directly and through the launcher: repeats within
+    ``PATIENCE`` seconds count as one, and a repeated SIGTERM never interrupts.
+    """
+
+    PATIENCE = 2.0
 
     def __init__(self, trainer: SIMTTrainer) -> None:
         self.trainer = trainer
         self.previous: dict[int, object] = {}
+        self.asked = 0.0
 
     def _ask(self, number: int, frame: object) -> None:
-        if self.trainer.interrupted:
+        again = self.trainer.interrupted and time.monotonic() - self.asked > self.PATIENCE
+        if again and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.trainer.interrupted = True
+        if not self.trainer.interrupted:
+            self.trainer.interrupted, self.asked = True, time.monotonic()
 
     def __enter__(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):

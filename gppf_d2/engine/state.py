@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from detectron2.utils import comm
 
 from gppf_d2.distributed.groups import ProcessGroups
 from gppf_d2.engine.checkpoint import (
@@ -67,10 +69,9 @@ class RunState:
         state: dict[str, Any] = {
             "format": FORMAT,
             "iteration": iteration,
-            "model": {
-                name: value.detach().cpu() for name, value in self.model.state_dict().items()
-            },
+            "model": dict(self.model.state_dict()),
             "optimizer": optimizer_state(self.optimizer),
+            "optimizer_class": type(self.optimizer).__name__,
             "streams": self.plan.state_dict(),
             "loss_scale": self.loss_scale.state_dict(),
             "temperature": self.model.temperature,
@@ -80,6 +81,9 @@ class RunState:
         }
         if self.ema is not None:
             state["ema"] = self.ema.state_dict()
+        if self.pinned and comm.get_rank():  # the shared part is rank 0's
+            state = heads_only(state)
+        state = on_cpu(state)
         if self.pinned:
             gather_parts(state, self.speaks, self.groups.control)
         return state
@@ -102,6 +106,14 @@ class RunState:
             allow_task_changes=allow_task_changes,
             held=set(self.held),
         )
+        kind, wanted = state["optimizer_class"], type(self.optimizer).__name__
+        if kind != wanted:
+            raise UserError(
+                f"The checkpoint {source} was trained with {kind} and the config says {wanted}; "
+                "keep the optimizer, or start anew from exported weights."
+            )
+        for line in config_changes(state["config"], self.config):
+            logger.warning("The config has changed since %s: %s", source.name, line)
         load_optimizer_state(self.optimizer, state["optimizer"])
         try:
             self.plan.load_state_dict(state["streams"], allow_task_changes=allow_task_changes)
@@ -113,7 +125,7 @@ class RunState:
             self.ema.load_state_dict(state["ema"])
         elif self.ema is not None:
             logger.warning("%s has no moving average: it starts from the weights", source)
-            self.ema = ParameterEMA(self.model, self.ema.decay)
+            self.ema.reset(self.model)
         logger.info("Resumed from %s at iteration %d", source, state["iteration"])
         return int(state["iteration"])
 
@@ -127,3 +139,45 @@ class RunState:
         if not self.pinned:
             return tensors
         return {name: value for name, value in tensors.items() if "heads." not in name}
+
+
+def heads_only(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What an owner of a pinned head adds to rank 0's state: its head, and its stream."""
+
+    def heads(entries: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in entries.items() if name.startswith("heads.")}
+
+    part = {key: heads(state[key]) for key in ("model", "optimizer")}
+    part["streams"] = state["streams"]
+    if "ema" in state:
+        part["ema"] = {"average": heads(state["ema"]["average"])}
+    return part
+
+
+def on_cpu(value: Any) -> Any:
+    """The same nested dicts with every tensor on the CPU, detached."""
+    if isinstance(value, Mapping):
+        return {key: on_cpu(entry) for key, entry in value.items()}
+    return value.detach().cpu() if torch.is_tensor(value) else value
+
+
+def config_changes(old: str, new: str, limit: int = 20) -> list[str]:
+    """One line per key that differs between two saved configs, but for where a run writes to."""
+    before, after = flat_config(yaml.safe_load(old)), flat_config(yaml.safe_load(new))
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    lines = [
+        f"{key} was {before.get(key, 'absent')!r}, is {after.get(key, 'absent')!r}"
+        for key in keys
+        if key != "train.output_dir"
+    ]
+    return lines[:limit] + ([f"and {len(lines) - limit} more"] if len(lines) > limit else [])
+
+
+def flat_config(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested config as ``{"train.max_iter": 10, ...}``; lists are values."""
+    if not isinstance(node, Mapping):
+        return {prefix: node}
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat.update(flat_config(value, f"{prefix}.{key}".lstrip(".")))
+    return flat

@@ -38,6 +38,8 @@ from gppf_d2.modeling.view import SharedBackbone, building
 
 logger = logging.getLogger(__name__)
 
+EVAL_MODES = ("argmax", "mean", "fixed")  # the others draw noise
+
 
 @dataclass
 class _MicroStep:
@@ -86,6 +88,11 @@ class MultiTaskModel(nn.Module):
             task: check_mode(mode if isinstance(mode, str) else mode[task]) for task in tasks
         }
         self.eval_mode = check_mode(eval_mode)
+        if eval_mode not in EVAL_MODES:
+            raise ValueError(
+                f"The evaluation mode of gates is {eval_mode!r}; choose one of "
+                f"{', '.join(EVAL_MODES)}."
+            )
         self.fixed_routes = {
             task: check_route(route, layers, units) for task, route in (fixed_routes or {}).items()
         }

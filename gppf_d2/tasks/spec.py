@@ -59,7 +59,7 @@ class Task:
         weight: sampling weight, > 0, relative to the other tasks'.
         loss_weight: factor on the task's losses, >= 0.
         evaluators: where and how the task is evaluated; dicts become ``Evaluation``.
-        eval_period: iterations between evaluations; 0 evaluates only at the end.
+        eval_period: iterations between evaluations; 0 takes the run's ``train.eval_period``.
         repeat_threshold: frequency below which categories are oversampled (LVIS: 0.001); 0 is off.
         batch_transform: lazy config of a callable list of samples -> list of samples that mixes a
             whole batch (as MixUp does), or None.

@@ -13,16 +13,13 @@ import os
 import sys
 from pathlib import Path
 
-from detectron2.config import instantiate
-from detectron2.data import MetadataCatalog
-
 from gppf_d2.analysis.figures import save_png
-from gppf_d2.analysis.predictions import Predictor
 from gppf_d2.engine.checkpoint import Checkpointer
 from gppf_d2.engine.config import load_config
 from gppf_d2.engine.errors import UserError
 from gppf_d2.engine.launch import report_error
-from gppf_d2.engine.setup import build_tasks, load_model, load_records
+from gppf_d2.engine.setup import build_tasks, load_records
+from gppf_d2.tools.predict import build_predictor
 
 
 def draw_sheets(
@@ -49,19 +46,12 @@ def draw_sheets(
             raise UserError(f"There is no checkpoint in {str(run)!r}; train first.")
         checkpoint = str(found[0])
     specs = build_tasks(cfg)
-    model = load_model(cfg, checkpoint, tasks)
     written = []
-    for name in tasks or specs:
-        if not specs[name].evaluators:
-            continue
-        evaluation = specs[name].evaluators[0]
-        predictor = Predictor(
-            model, name, instantiate(evaluation.mapper), MetadataCatalog.get(evaluation.dataset)
-        )
-        records = load_records([evaluation.dataset])
-        written.append(
-            save_png(predictor.sheet(records, count), run / "predictions" / f"{name}.png")
-        )
+    for name in tasks or [task for task in specs if specs[task].evaluators]:
+        predictor = build_predictor(cfg, checkpoint, name)
+        records = load_records([specs[name].evaluators[0].dataset])
+        sheet = predictor.sheet(records, count)
+        written.append(save_png(sheet, run / "predictions" / f"{name}.png"))
         print(f"Wrote {written[-1]}")
     return written
 

@@ -5,11 +5,22 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 
-from tests.engine.runs import assert_equal_states, checkpoint, losses, train
+from tests.engine.runs import (
+    PROJECT,
+    assert_equal_states,
+    checkpoint,
+    environment,
+    losses,
+    train,
+)
 
 TASKS = ["objects", "scenes", "boxes", "parsing", "depth"]
 
@@ -139,3 +150,38 @@ def test_dry_run_prints_time_and_loss_of_every_task(mini_root: Path, tmp_path: P
     for task in TASKS:
         assert any(line.startswith(task) for line in done.stdout.splitlines()), done.stdout
     assert not list((tmp_path / "run").glob("*.pth"))
+
+
+def tool(name: str, *arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"gppf_d2.tools.{name}", *arguments],
+        capture_output=True, text=True, timeout=200, check=False, cwd=PROJECT, env=environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, f"{name}: {done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.timeout(280)
+def test_the_tools_of_the_demo_work_on_a_run(finished: Path, mini_root: Path) -> None:
+    weights = str(finished / "model_final.pth")
+    exported = str(finished / "backbone.pth")
+    tool(
+        "export_backbone", "--checkpoint", weights, "--task", "scenes",
+        "--format", "torchvision", "--output", exported,
+    )  # fmt: skip
+    resnet = torchvision.models.resnet18()
+    missing, unexpected = resnet.load_state_dict(
+        torch.load(exported, weights_only=True), strict=False
+    )
+    assert set(missing) == {"fc.weight", "fc.bias"} and not unexpected
+    tool("contact_sheets", str(finished), "--count", "1")
+    assert {p.stem for p in (finished / "predictions").glob("*.png")} == set(TASKS)
+    images = sorted((mini_root / "mini/coco/val2017").glob("*.jpg"))[:2]
+    tool(
+        "predict", "--config-file", str(finished / "config.yaml"), "--checkpoint", weights,
+        "--task", "scenes", "--output", str(finished / "pictures"), *map(str, images),
+    )  # fmt: skip
+    assert len(list((finished / "pictures").glob("*.png"))) == 2
+    tool("report", str(finished))
+    page = (finished / "report.html").read_text()
+    for task in TASKS:
+        assert task in page

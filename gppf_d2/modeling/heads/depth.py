@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from gppf_d2.modeling.heads.image_batch import ImageHead
 
 LOSSES = ("silog", "l1")
+SMALLEST_SHARE = 1e-3  # of the largest depth: where the geometric scale of predictions begins
 _SILOG_SCALE, _SILOG_EPS = 10.0, 1e-6
 
 
 class DepthHead(ImageHead):
-    """Pixel head: lateral 1x1 convolutions, top-down sum, two 3x3 convolutions, sigmoid over the
-    range.
+    """Pixel head: lateral 1x1 convolutions, top-down sum, two 3x3 convolutions, and a sigmoid over
+    the logarithm of the range, since ratios of depths are what losses and metrics measure.
 
     Args:
         backbone: a Detectron2 Backbone, usually a SharedBackbone with several features.
@@ -126,7 +127,8 @@ class DepthHead(ImageHead):
         share = self.predict(self.fuse(fused)).float().sigmoid()
         share = F.interpolate(share, tuple(size), mode="bilinear", align_corners=False)[:, 0]
         smallest, largest = self.depth_range
-        return smallest + (largest - smallest) * share
+        smallest = max(smallest, SMALLEST_SHARE * largest)
+        return smallest * (largest / smallest) ** share
 
     def loss(self, depth: Tensor, truth: Tensor) -> Tensor:
         """The loss over valid pixels; a zero with a graph where there is none.

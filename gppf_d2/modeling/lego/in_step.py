@@ -82,28 +82,27 @@ def run(
         The outputs, aligned with ``xs``, and the token.
     """
     if isinstance(units[0], BasicStem):
-        end = partial(_stem_end, units, _fan_out(_parts(units, "conv1"), xs, gate), gate)
-    else:
-        first, *middle, last = [names[0] for names in _POSITIONS[type(units[0])]]
-        hidden, token = _first_position(_parts(units, first), xs, gate, token)
-        for name in middle:
-            convs = _parts(units, name)
-            hidden, token = _normalise(_norms(convs), _convolve(convs, hidden), None, token)
-            hidden = _relu_(hidden)
-        hidden = _convolve(_parts(units, last), hidden)
-        here = [xs if k in gate.active else None for k in range(len(units))]
-        skips = _convolve(_parts(units, "shortcut"), here)
-        end = partial(_block_end, units, _norms(_parts(units, last)), xs, hidden, skips, gate)
+        return _stem(units, xs, gate, token)
+    first, *middle, last = [names[0] for names in _POSITIONS[type(units[0])]]
+    hidden, token = _first_position(_parts(units, first), xs, gate, token)
+    for name in middle:
+        convs = _parts(units, name)
+        hidden, token = _normalise(_norms(convs), _convolve(convs, hidden), None, token)
+        hidden = _relu_(hidden)
+    hidden = _convolve(_parts(units, last), hidden)
+    here = [xs if k in gate.active else None for k in range(len(units))]
+    skips = _convolve(_parts(units, "shortcut"), here)
+    end = partial(_block_end, units, _norms(_parts(units, last)), xs, hidden, skips, gate, token)
     if recompute and gate.only is None and torch.is_grad_enabled():
-        return recomputed(partial(end, token), units, preserve_rng_state=False)
-    return end(token)
+        return recomputed(end, units, preserve_rng_state=False)
+    return end()
 
 
-def _stem_end(
-    units: Sequence[nn.Module], hidden: Batches | Branches, gate: Gate, token: Tensor | None
+def _stem(
+    units: Sequence[nn.Module], xs: Batches, gate: Gate, token: Tensor | None
 ) -> tuple[Batches, Tensor | None]:
-    """Norm, ReLU, max-pool, sum over units; ``hidden`` as `_fan_out` gives it."""
     convs, weights = _parts(units, "conv1"), _weights(units, gate)
+    hidden = _fan_out(convs, xs, gate)
     if _is_fused(convs, gate):
         (normed,), token = sync_norms([_norms(convs)], [hidden], [weights], token)
         pooled = [_pool(F.relu_(h)) for h in normed]
