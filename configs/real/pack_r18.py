@@ -9,6 +9,7 @@ few hundred images each and minutes of a CPU the numbers are small.
 
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
+from torch.optim import AdamW
 
 from gppf_d2.data.mappers import (
     ClassificationMapper,
@@ -22,7 +23,7 @@ from ..common.base import backbone, gates, input, lr_multiplier, optimizer, sche
 from ..common.evaluations import FORMAT, boxes, metres, miou, top1
 from ..common.heads import classification, depth, mask_rcnn, semantic_fpn
 
-SHORT, LONGEST = 192, 320
+SHORT, LONGEST = 160, 256
 
 
 def _augment(low, high, longest=LONGEST):
@@ -39,7 +40,7 @@ def _detection(train, test, num_classes, masks, weight, anchors=(16, 32, 64, 128
         train=train,
         mapper=L(DetectionMapper)(
             is_train=True,
-            augmentations=_augment(160, 224),
+            augmentations=_augment(144, 192),
             image_format=FORMAT,
             use_instance_mask=masks,
         ),
@@ -65,7 +66,7 @@ tasks = dict(
     cifar=L(Task)(
         train="cifar10_images_train",
         mapper=L(ClassificationMapper)(is_train=True, image_size=64, image_format=FORMAT),
-        batch_size=48,
+        batch_size=32,
         weight=1.0,
         head=classification(10),
         evaluators=[top1("cifar10_images_test", image_size=64)],
@@ -78,9 +79,9 @@ tasks = dict(
     camvid=L(Task)(
         train="camvid_train",
         mapper=L(SemanticMapper)(
-            is_train=True, augmentations=_augment(144, 240), image_format=FORMAT
+            is_train=True, augmentations=_augment(128, 192), image_format=FORMAT
         ),
-        batch_size=6,
+        batch_size=4,
         weight=1.0,
         head=semantic_fpn(11, channels=64, conv_dims=64),
         evaluators=[miou("camvid_val", short=SHORT, longest=LONGEST)],
@@ -90,7 +91,7 @@ tasks = dict(
         mapper=L(DepthMapper)(
             is_train=True, augmentations=_augment(SHORT, SHORT), image_format=FORMAT
         ),
-        batch_size=6,
+        batch_size=4,
         weight=1.0,
         loss_weight=0.1,  # as in the paper's depth finetuning (D.2)
         head=depth(max_depth=10.0, min_depth=0.3, channels=64),
@@ -98,16 +99,18 @@ tasks = dict(
     ),
 )
 
-optimizer.lr = 0.02
-optimizer.weight_decay = 1e-4
-optimizer.params.controller_lr_multiplier = 5.0
+optimizer._target_ = AdamW
+optimizer.lr = 1e-3
+optimizer.weight_decay = 0.05
+optimizer.params.controller_lr_multiplier = 10.0
+del optimizer["momentum"]
 lr_multiplier.warmup_length = 0.05
 
 train.output_dir = "output/pack_r18"
-train.max_iter = 900
-train.clip_norm = 10.0
+train.max_iter = 320
+train.clip_norm = 5.0
 train.num_workers = 0
 train.eval_batch_size = 4
 train.log_period = 20
-train.route_period = 50
-train.checkpoint_period = 300
+train.route_period = 20
+train.checkpoint_period = 160

@@ -100,12 +100,13 @@ def build_model(
         held: tasks whose head is built; None builds all.
     """
     torch.manual_seed(int(cfg.train.seed))
+    routes = cfg.gates.get("fixed_routes") or {}
     model = MultiTaskModel(
         instantiate(cfg.backbone),
         tasks=list(tasks),
         mode=cfg.gates.mode,
         eval_mode=cfg.gates.eval_mode,
-        fixed_routes={task: list(r) for task, r in cfg.gates.fixed_routes.items() if task in tasks},
+        fixed_routes={task: list(r) for task, r in routes.items() if task in tasks},
     )
     for name in tasks if held is None else held:
         add_head(cfg, model, tasks[name])
