@@ -2,10 +2,10 @@
 
 A micro-step, in the engine's words::
 
-    model.begin_micro_step(seed, iteration, micro_step, rank)    # fixes the gates
-    losses = model.losses(task, samples)                         # the head calls the backbone
-    through its view anchor = model.finish_micro_step()                           # zero, tied to
-    the end of the norms' chain (sum(losses) + anchor).backward()
+    model.begin_micro_step(seed, iteration, micro_step, rank)   # fixes the gates
+    losses = model.losses(task, samples)    # the head calls the backbone through its view
+    anchor = model.finish_micro_step()      # zero, tied to the end of the norms' chain
+    (sum(losses.values()) + anchor).backward()
 
 Contract for ranks with different tasks: each passes the norm positions of all layers exactly once
 a micro-step, computing some and joining the rest with count 0, in one order forward and in the

@@ -21,6 +21,7 @@ from gppf_d2.engine.checkpoint import (
 from gppf_d2.engine.ema import ParameterEMA
 from gppf_d2.engine.errors import UserError
 from gppf_d2.engine.optimizer import parameter_groups
+from gppf_d2.engine.state import config_changes
 
 
 class Model(nn.Module):
@@ -58,6 +59,27 @@ def test_a_truncated_newest_file_falls_back_to_the_previous_one_loudly(
         path, found = checkpointer.latest()
     assert path.name == "model_0000010.pth" and found["iteration"] == 10
     assert "model_0000020.pth" in caplog.text and "PREVIOUS" in caplog.text
+
+
+def test_a_broken_newer_file_never_costs_a_good_one(tmp_path: Path) -> None:
+    checkpointer = Checkpointer(tmp_path, keep=1)
+    checkpointer.save(state(10))
+    (tmp_path / "model_0000020.pth").write_bytes(b"broken")
+    assert checkpointer.latest()[1]["iteration"] == 10
+    checkpointer.save(state(15))
+    assert (tmp_path / "model_0000015.pth").is_file(), "what was just written stays"
+    checkpointer.latest(set_aside=True)
+    assert (tmp_path / "model_0000020.corrupt").is_file()
+    assert checkpointer.latest()[1]["iteration"] == 15
+
+
+def test_config_changes_name_keys_and_values() -> None:
+    old = "train: {seed: 0, output_dir: a}\ntasks: {a: {batch_size: 2}}\n"
+    new = "train: {seed: 1, output_dir: b}\ntasks: {a: {batch_size: 2, weight: 3}}\n"
+    assert config_changes(old, new) == [
+        "train.seed was 0, is 1",
+        "tasks.a.weight was 'absent', is 3",
+    ]
 
 
 def test_only_broken_checkpoints_are_an_error_not_a_fresh_start(tmp_path: Path) -> None:

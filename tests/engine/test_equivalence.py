@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from gppf_d2.engine.config import load_config
 from gppf_d2.engine.run import RunArguments, Session
+from gppf_d2.engine.training import Training
 from tests.engine.runs import QUICK
 from tests.harness import run_distributed
 
@@ -37,7 +38,7 @@ def parameters_after(rank: int, world_size: int, root: str, output: str, mode: s
         cfg.tasks[name].evaluators = []
     session = Session(cfg, RunArguments(config_file=""))
     with session.closing():
-        session.train()
+        Training(session).run()
     return {n: p.detach().numpy() for n, p in session.model.named_parameters()}
 
 

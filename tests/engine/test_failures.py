@@ -92,12 +92,13 @@ def test_a_dead_process_ends_the_others_within_a_minute(
 
 
 @pytest.mark.timeout(200)
+@pytest.mark.parametrize("tasks", ["objects,depth", "objects,boxes"])
 def test_a_value_that_is_not_finite_stops_every_rank_and_keeps_the_last_checkpoint(
-    mini_root: Path, tmp_path: Path
+    mini_root: Path, tmp_path: Path, tasks: str
 ) -> None:
     output = tmp_path / "run"
     done = train(
-        "mini_r18", output, "--tasks", "objects,depth", "train.max_iter=40", "optimizer.lr=1e30",
+        "mini_r18", output, "--tasks", tasks, "train.max_iter=40", "optimizer.lr=1e30",
         "train.clip_norm=0", "train.checkpoint_period=1", "lr_multiplier.warmup_length=0.0",
         status=1,
     )  # fmt: skip

@@ -48,6 +48,7 @@ def test_fp16_checkpointing_and_pinned_tasks_resume_bitwise(
     assert one["loss_scale"]["scale"] > 1 and set(one["streams"]["streams"]) == {"objects", "depth"}
     one.pop("config"), two.pop("config")
     assert_equal_states(one, two)
+    train("mini_r18", whole, *options, "--eval-only", processes=1)
 
 
 @pytest.mark.timeout(280)
