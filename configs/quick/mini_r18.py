@@ -24,10 +24,10 @@ del optimizer["momentum"]
 lr_multiplier.warmup_length = 0.05
 
 train.output_dir = "output/mini_r18"
-train.max_iter = 320
+train.max_iter = 260
 train.clip_norm = 5.0
 train.num_workers = 0
 train.eval_batch_size = 8
 train.log_period = 20
 train.route_period = 20
-train.checkpoint_period = 160
+train.checkpoint_period = 130
