@@ -102,7 +102,7 @@ tasks = dict(
 optimizer._target_ = AdamW
 optimizer.lr = 1e-3
 optimizer.weight_decay = 0.05
-optimizer.params.controller_lr_multiplier = 10.0
+optimizer.params.controller_lr_multiplier = 50.0
 del optimizer["momentum"]
 lr_multiplier.warmup_length = 0.05
 
