@@ -1,7 +1,8 @@
 # Targets of gppf_d2. `make help` lists them.
 #
-# The environment: an active virtual environment (VIRTUAL_ENV) is used as it is; otherwise .venv is
-# made with $(PYTHON). torch, torchvision and Detectron2 that import there already are left alone.
+# The environment: an active virtual environment (VIRTUAL_ENV) is used; otherwise .venv, which is
+# made with $(PYTHON) where it is missing. torch, torchvision and Detectron2 that import there
+# already are left alone; other packages get the versions of constraints.txt.
 
 PYTHON ?= python3
 ENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)
@@ -44,7 +45,7 @@ $(STAMP): pyproject.toml constraints.txt detectron2.txt | $(PY)
 
 demo: $(STAMP) ## the main job on a miniature world: train, evaluate, export, report
 	$(PY) datasets/make_mini.py --root $(DEMO_DATA)
-	rm -rf $(DEMO)
+	@if [ -f "$(DEMO)/run.json" ]; then rm -rf "$(DEMO)"; fi
 	$(PY) train_net.py --config-file configs/quick/mini_r18.py --num-processes 2 \
 	    --data-root $(DEMO_DATA) train.output_dir=$(DEMO)
 	$(PY) -m gppf_d2.tools.export_backbone --checkpoint $(DEMO)/model_final.pth --task scenes \
@@ -74,6 +75,6 @@ bench: $(STAMP) ## ratios against peers and baselines, each from one run
 	$(PY) -m gppf_d2.tools.bench_lego
 	$(PY) -m gppf_d2.tools.bench_step
 
-clean: ## remove caches and outputs, keep the environment
-	rm -rf output build .pytest_cache .ruff_cache
+clean: ## remove caches, keep the environment and what runs wrote
+	rm -rf build .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -45,7 +45,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--tasks", metavar="a,b", help="train or evaluate only these tasks")
     add("--data-root", default="", metavar="DIR", help="where datasets lie ($DETECTRON2_DATASETS)")
     add("overrides", nargs="*", metavar="key=value")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,14 +71,21 @@ def main(argv: list[str] | None = None) -> int:
             gpus = 0 if on_cpu else torch.cuda.device_count()
         if gpus and str(cfg.train.device) == "cpu":
             raise UserError(f"--num-gpus is {gpus} but train.device is cpu; leave one of them out.")
+        if args.eval_only and (args.dry_run or args.resume):
+            raise UserError("--eval-only evaluates: leave --dry-run and --resume out.")
+        if under_torchrun() and (args.num_processes is not None or args.num_machines > 1):
+            raise UserError(
+                "torchrun has started the processes: leave --num-processes and --num-machines out."
+            )
         if args.checkpoint and not args.eval_only:
             raise UserError("--checkpoint goes with --eval-only; training goes on with --resume.")
         if args.allow_task_changes and not (args.resume or args.eval_only):
             raise UserError("--allow-task-changes goes with --resume or --eval-only.")
         if gpus and args.num_processes is not None:
             raise UserError("Give either --num-processes (CPU) or --num-gpus, not both.")
+        processes = 1 if args.num_processes is None else args.num_processes
         how = Launch(
-            num_processes=gpus * args.processes_per_gpu if gpus else args.num_processes or 1,
+            num_processes=gpus * args.processes_per_gpu if gpus else processes,
             num_gpus=gpus,
             processes_per_gpu=args.processes_per_gpu,
             num_machines=1 if under_torchrun() else args.num_machines,

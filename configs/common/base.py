@@ -82,16 +82,14 @@ train = dict(
     virtual_ranks=1,
     # limit of the gradient norm after the task average; 0 clips nothing
     clip_norm=0.0,
-    # plain weights (Detectron2 .pkl, torchvision, timm) for all units, and relative noise on units
-    # k >= 1
+    # plain weights (Detectron2 .pkl, torchvision, timm) for all units; relative noise on units k > 0
     init_checkpoint="",
     init_noise=0.0,
     # DataLoader workers of every process
     num_workers=4,
     # images per batch and process in evaluation
     eval_batch_size=1,
-    # iterations between lines of the log, route records, checkpoints, evaluations (0: only at the
-    # end)
+    # iterations between log lines, route records, checkpoints, evaluations (0: only at the end)
     log_period=20,
     route_period=1000,
     checkpoint_period=5000,

@@ -46,7 +46,9 @@ def _detector(masks):
 tasks = dict(
     objects=L(Task)(
         train="mini_objects_train",
-        mapper=L(ClassificationMapper)(is_train=True, image_size=CROP, image_format=FORMAT),
+        mapper=L(ClassificationMapper)(
+            is_train=True, image_size=CROP, image_format=FORMAT, num_classes=len(CLASSES)
+        ),
         batch_size=16,
         weight=1.0,
         head=classification(len(CLASSES), label_smoothing=0.1),
@@ -55,7 +57,11 @@ tasks = dict(
     scenes=L(Task)(
         train="mini_scenes_train",
         mapper=L(DetectionMapper)(
-            is_train=True, augmentations=_augment(), image_format=FORMAT, use_instance_mask=True
+            is_train=True,
+            augmentations=_augment(),
+            image_format=FORMAT,
+            use_instance_mask=True,
+            num_classes=len(CLASSES),
         ),
         batch_size=4,
         weight=2.0,
@@ -64,7 +70,9 @@ tasks = dict(
     ),
     boxes=L(Task)(
         train="mini_voc_train",
-        mapper=L(DetectionMapper)(is_train=True, augmentations=_augment(), image_format=FORMAT),
+        mapper=L(DetectionMapper)(
+            is_train=True, augmentations=_augment(), image_format=FORMAT, num_classes=len(CLASSES)
+        ),
         batch_size=4,
         weight=2.0,
         head=_detector(masks=False),
@@ -72,7 +80,12 @@ tasks = dict(
     ),
     parsing=L(Task)(
         train="mini_parsing_train",
-        mapper=L(SemanticMapper)(is_train=True, augmentations=_augment(), image_format=FORMAT),
+        mapper=L(SemanticMapper)(
+            is_train=True,
+            augmentations=_augment(),
+            image_format=FORMAT,
+            num_classes=len(STUFF_CLASSES),
+        ),
         batch_size=4,
         weight=1.0,
         head=semantic_fpn(len(STUFF_CLASSES), channels=64, conv_dims=64),

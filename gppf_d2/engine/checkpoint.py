@@ -38,7 +38,7 @@ class Checkpointer:
     Args:
         folder: where the files lie.
         keep: how many of the newest to keep; ``model_best_*.pth`` and ``model_final.pth`` are kept
-        always.
+            always.
     """
 
     def __init__(self, folder: str | os.PathLike, keep: int = 3) -> None:

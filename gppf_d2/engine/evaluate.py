@@ -56,7 +56,7 @@ def evaluate_tasks(
         groups: the run's process groups.
         names: which tasks; None evaluates all that name a dataset.
         owners: ``pinned`` mode: a rank that holds each task's head; it is broadcast, used and
-        freed.
+            freed.
 
     Returns:
         ``{task: {"bbox/AP": 31.2, ...}}`` on every rank.
@@ -128,7 +128,13 @@ def _evaluate(
         show_traceback(problem, always=not mendable)
         error = f"Evaluation of task {task.name!r} on {evaluation.dataset!r} failed: {problem}"
     agree(error, groups.control)
-    flat = flatten(evaluator.evaluate() or {})
+    flat, error = {}, None
+    try:
+        flat = flatten(evaluator.evaluate() or {})
+    except Exception as problem:
+        show_traceback(problem, always=True)
+        error = f"The evaluator of task {task.name!r} on {evaluation.dataset!r} failed: {problem}"
+    agree(error, groups.control)
     if groups.control is not None:
         box = [flat]
         dist.broadcast_object_list(box, src=0, group=groups.control)

@@ -52,8 +52,7 @@ class Launch:
         machine_rank: number of this machine, from 0.
         dist_url: ``tcp://host:port`` where the processes meet, or ``auto`` on one machine.
         timeout: seconds until a collective of the default group (evaluation) gives up; hung steps
-        are
-            the heartbeat's business.
+            are the heartbeat's business.
     """
 
     num_processes: int = 1

@@ -25,15 +25,20 @@ TALKATIVE = ("detectron2.data.common", "detectron2.data.dataset_mapper")
 LOGGERS = ("gppf_d2", "detectron2", "fvcore")
 
 
-def claim(folder: Path, fresh: bool) -> None:
+def claim(folder: Path, fresh: bool, must_exist: bool = False) -> None:
     """Make the folder (rank 0).
 
     Args:
         fresh: a new training run, which must not overwrite an older one.
+        must_exist: the folder is read from.
 
     Raises:
         UserError: the folder cannot be made, or holds checkpoints of an earlier run.
     """
+    if must_exist and not folder.is_dir():
+        raise UserError(
+            f"There is no run in {str(folder)!r}; give --checkpoint FILE or train first."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

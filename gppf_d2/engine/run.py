@@ -120,7 +120,8 @@ class Session:
         self.groups = build_groups(None, self.rank)
         compare({"config": fingerprint(cfg)}, self.groups.control, what="configs")
         fresh = arguments.training and not arguments.resume
-        self.agreed(lambda: self.rank or output_folder.claim(self.folder, fresh))
+        needs = arguments.eval_only and not arguments.checkpoint
+        self.agreed(lambda: self.rank or output_folder.claim(self.folder, fresh, needs))
         self.agreed(lambda: output_folder.open_logs(self.folder, self.rank))
         self.tasks = self.agreed(lambda: setup.build_tasks(cfg))
         # without training every rank holds every task, whatever the policy

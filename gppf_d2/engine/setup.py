@@ -61,7 +61,7 @@ def build_schedule(
         policy=policy or cfg.schedule.policy,
         seed=int(cfg.train.seed),
     )
-    if not policy and world_size == 1 and len(tasks) > 1:
+    if not policy and (schedule.lacks_partners or virtual > 1):
         lost = "gradients of different tasks are averaged, statistics are not shared across tasks"
         if virtual == 1:
             lost = "an iteration trains one task (per-batch sampling, in the paper it diverges)"

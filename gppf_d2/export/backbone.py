@@ -110,8 +110,7 @@ def export_backbone(
     if facts.stride_in_1x1 and format != "detectron2":
         raise ValueError(
             f"The backbone was built with stride_in_1x1=True, and {format}'s ResNet has its "
-            "stride in the 3x3 "
-            "convolution; export with --format detectron2."
+            "stride in the 3x3 convolution; export with --format detectron2."
         )
     metadata = _metadata(facts, route, format)
     metadata_file = output.with_name(f"{output.name}.json")
@@ -174,8 +173,7 @@ def _check_target(layout: str, output: Path) -> None:
     if output.suffix not in SUFFIXES[layout]:
         raise ValueError(
             f"The output {str(output)!r} has the suffix {output.suffix!r}; the format {layout} is "
-            "written to "
-            f"{', '.join(SUFFIXES[layout])}."
+            f"written to {', '.join(SUFFIXES[layout])}."
         )
 
 
@@ -212,8 +210,7 @@ def _facts(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Backbone
     if depth != facts.depth:
         raise ValueError(
             f"The config's backbone is a ResNet-{depth} and the checkpoint's a "
-            f"ResNet-{facts.depth}; "
-            "give the config of the same run."
+            f"ResNet-{facts.depth}; give the config of the same run."
         )
     return facts
 

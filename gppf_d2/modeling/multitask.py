@@ -38,6 +38,7 @@ from gppf_d2.modeling.view import SharedBackbone, building
 
 logger = logging.getLogger(__name__)
 
+DECIDED = 10.0  # logit of a fixed route's units; the others have 0
 EVAL_MODES = ("argmax", "mean", "fixed")  # the others draw noise
 
 
@@ -101,6 +102,10 @@ class MultiTaskModel(nn.Module):
                 raise ValueError(
                     f"Task {task!r} has gate mode 'fixed' but no entry in fixed_routes."
                 )
+        with torch.no_grad():
+            for task, route in self.fixed_routes.items():
+                if self.modes[task] == "fixed":  # evaluation and export follow the logits
+                    self.controllers[task][range(layers), route] = DECIDED
         self._step = _MicroStep()
 
     def add_head(self, task: str, build: Callable[[], nn.Module]) -> None:
@@ -193,7 +198,7 @@ class MultiTaskModel(nn.Module):
         report = {}
         for task, logits in self.controllers.items():
             probabilities = logits.detach().double().softmax(1)
-            route = self.fixed_routes.get(task) or logits.argmax(1).tolist()
+            route = logits.argmax(1).tolist()
             report[task] = {"probabilities": probabilities.tolist(), "route": list(route)}
         return report
 
@@ -266,5 +271,7 @@ def _without_empty_losses(
     ).all()
     return {
         name: torch.where(empty.to(loss.device) & loss.isnan(), torch.zeros_like(loss), loss)
+        if len(losses) == 1 or "sem_seg" in name
+        else loss
         for name, loss in losses.items()
     }

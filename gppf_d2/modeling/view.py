@@ -2,9 +2,8 @@
 
 Any Detectron2 meta-architecture that takes a ``backbone`` is handed a `SharedBackbone`, usually as
 FPN's ``bottom_up``. To the head it is a Backbone like any other; it has no parameters, buffers or
-state keys, and the
-backbone itself is hidden from it as far as torch is concerned: ``.to()``, ``.eval()``,
-``.parameters()`` and ``.state_dict()`` of a head never reach the core. The view's own
+state keys, and the backbone itself is hidden from it as far as torch is concerned: ``.to()``,
+``.eval()``, ``.parameters()`` and ``.state_dict()`` of a head never reach the core. The view's own
 ``.training`` decides gates, norm mode and checkpointing of its call. It finds model and task
 through the context in which `MultiTaskModel.add_head` builds the head.
 """

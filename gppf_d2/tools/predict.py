@@ -130,7 +130,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
-    options = make_parser().parse_args(arguments)
+    options = make_parser().parse_intermixed_args(arguments)
     overrides = [text for text in options.inputs if "=" in text and not os.path.exists(text)]
     inputs = [text for text in options.inputs if text not in overrides]
     try:

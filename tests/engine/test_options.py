@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -96,7 +97,7 @@ def test_every_quick_config_trains_evaluates_and_resumes(
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize("processes", [2, 3])
 def test_the_real_config_trains_on_the_real_datasets(tmp_path: Path, processes: int) -> None:
-    root = PROJECT.parent / "shared" / "data"
+    root = Path(os.environ.get("DETECTRON2_DATASETS", PROJECT.parent / "shared" / "data"))
     if not (root / "coco128").is_dir():
         pytest.skip("the folder with the small real datasets is not on this machine")
     done = subprocess.run(

@@ -39,7 +39,7 @@ class LegoResNet(LegoBackbone):
         stride_in_1x1: put the stride of bottlenecks into the first convolution.
         stem_out_channels: channels after the stem.
         res2_out_channels: channels after res2, doubled by each later stage; default 64 (18, 34) or
-        256.
+            256.
         num_groups: groups of the 3x3 convolutions of bottlenecks.
         width_per_group: channels per group in res2.
         in_channels: channels of the images.
