@@ -82,7 +82,7 @@ train = dict(
     virtual_ranks=1,
     # limit of the gradient norm after the task average; 0 clips nothing
     clip_norm=0.0,
-    # plain weights (Detectron2 .pkl, torchvision, timm) for all units; relative noise on units k > 0
+    # plain weights (Detectron2 .pkl, torchvision, timm) for all units; noise on all but the first
     init_checkpoint="",
     init_noise=0.0,
     # DataLoader workers of every process
