@@ -9,7 +9,6 @@ few hundred images each and minutes of a CPU the numbers are small.
 
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
-from torch.optim import AdamW
 
 from gppf_d2.data.mappers import (
     ClassificationMapper,
@@ -19,9 +18,9 @@ from gppf_d2.data.mappers import (
 )
 from gppf_d2.tasks.spec import Task
 
-from ..common.base import backbone, gates, input, lr_multiplier, optimizer, schedule, train
 from ..common.evaluations import FORMAT, boxes, metres, miou, top1
 from ..common.heads import classification, depth, mask_rcnn, semantic_fpn
+from ..common.short import backbone, gates, input, lr_multiplier, optimizer, schedule, train
 
 SHORT, LONGEST = 160, 256
 
@@ -59,9 +58,6 @@ def _detection(train, test, num_classes, masks, weight, anchors=(16, 32, 64, 128
         evaluators=[boxes(test, masks=masks, short=SHORT, longest=LONGEST)],
     )
 
-
-backbone.depth = 18
-schedule.policy = "stratified"
 
 tasks = dict(
     cifar=L(Task)(
@@ -105,18 +101,7 @@ tasks = dict(
     ),
 )
 
-optimizer._target_ = AdamW
-optimizer.lr = 1e-3
-optimizer.weight_decay = 0.05
-optimizer.params.controller_lr_multiplier = 50.0
-del optimizer["momentum"]
-lr_multiplier.warmup_length = 0.05
-
 train.output_dir = "output/pack_r18"
 train.max_iter = 320
-train.clip_norm = 5.0
-train.num_workers = 0
 train.eval_batch_size = 4
-train.log_period = 20
-train.route_period = 20
 train.checkpoint_period = 160
