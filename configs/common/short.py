@@ -1,4 +1,4 @@
-"""Settings of runs that take minutes on a CPU: ResNet-18, AdamW, controllers that decide quickly."""
+"""Settings for runs of minutes on a CPU: ResNet-18, AdamW, controllers that decide quickly."""
 
 from torch.optim import AdamW
 

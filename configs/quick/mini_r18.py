@@ -1,9 +1,9 @@
-"""Five tasks of the miniature world around a lego ResNet-18, N = 2: what `make demo` runs.
+r"""Five tasks of the miniature world around a lego ResNet-18, N = 2: what `make demo` runs.
 
 In miniature: GPPF, Table 1, row SIMT + SyncBN + DyNet N = 2.
 Hardware: 2 CPU cores. Time: about 5 minutes. Expected: see README, "What the demo prints".
     python datasets/make_mini.py --root output/data
-    python train_net.py --config-file configs/quick/mini_r18.py --num-processes 2 \\
+    python train_net.py --config-file configs/quick/mini_r18.py --num-processes 2 \
         --data-root output/data
 """
 
