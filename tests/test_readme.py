@@ -47,3 +47,7 @@ def test_every_option_in_the_readme_is_an_option_of_train_net() -> None:
         if found:
             words = found.group(1).split("#")[0].replace("...", "x").replace(" R ", " 1 ").split()
             parse_arguments(words)
+
+
+def test_no_placeholder_is_left() -> None:
+    assert "<!--" not in README
