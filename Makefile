@@ -50,7 +50,7 @@ demo: $(STAMP) ## the main job on a miniature world: train, evaluate, export, re
 	    --data-root $(DEMO_DATA) train.output_dir=$(DEMO)
 	$(PY) -m gppf_d2.tools.export_backbone --checkpoint $(DEMO)/model_final.pth --task scenes \
 	    --format torchvision --output $(DEMO)/backbone_scenes.pth
-	$(PY) -m gppf_d2.tools.contact_sheets $(DEMO) --data-root $(DEMO_DATA)
+	$(PY) -m gppf_d2.tools.contact_sheets $(DEMO) --min-score 0.15 --data-root $(DEMO_DATA)
 	$(PY) -m gppf_d2.tools.report $(DEMO)
 
 test: $(STAMP) ## every mechanism, one tiny twin per config family (under 15 minutes on 2 cores)

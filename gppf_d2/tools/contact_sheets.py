@@ -23,7 +23,11 @@ from gppf_d2.tools.predict import build_predictor
 
 
 def draw_sheets(
-    run: Path, tasks: list[str] | None = None, checkpoint: str = "", count: int = 6
+    run: Path,
+    tasks: list[str] | None = None,
+    checkpoint: str = "",
+    count: int = 6,
+    min_score: float = 0.3,
 ) -> list[Path]:
     """One contact sheet per task.
 
@@ -32,6 +36,7 @@ def draw_sheets(
         tasks: which tasks; None draws all that name an evaluation dataset.
         checkpoint: a file; empty takes the newest of the run.
         count: images on a sheet.
+        min_score: objects below it are not drawn.
 
     Returns:
         The files that were written.
@@ -48,7 +53,7 @@ def draw_sheets(
     specs = build_tasks(cfg)
     written = []
     for name in tasks or [task for task in specs if specs[task].evaluators]:
-        predictor = build_predictor(cfg, checkpoint, name)
+        predictor = build_predictor(cfg, checkpoint, name, min_score)
         records = load_records([specs[name].evaluators[0].dataset])
         sheet = predictor.sheet(records, count)
         written.append(save_png(sheet, run / "predictions" / f"{name}.png"))
@@ -65,13 +70,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tasks", metavar="a,b")
     parser.add_argument("--checkpoint", default="", metavar="FILE")
     parser.add_argument("--count", type=int, default=6, metavar="N", help="images on a sheet")
+    parser.add_argument("--min-score", type=float, default=0.3, metavar="S", help="of objects")
     parser.add_argument("--data-root", default="", metavar="DIR")
     args = parser.parse_args(argv)
     if args.data_root:
         os.environ["DETECTRON2_DATASETS"] = args.data_root
     try:
         draw_sheets(
-            args.run, args.tasks.split(",") if args.tasks else None, args.checkpoint, args.count
+            args.run,
+            args.tasks.split(",") if args.tasks else None,
+            args.checkpoint,
+            args.count,
+            args.min_score,
         )
     except Exception as error:
         report_error(error)
