@@ -99,9 +99,9 @@ def ranks() -> list[dict[str, Any]]:
 
 def test_all_ranks_raise_the_lowest_failing_ranks_sentence(ranks: list[dict]) -> None:
     for rank in ranks:
-        assert rank["agree"] == "ValueError: no folder x1 (seen by rank 1)"
-        assert rank["all agree"] == "ValueError: no folder"
-        assert rank["block"] == "ValueError: no task z (seen by rank 1)"
+        assert rank["agree"] == "AgreedError: no folder x1 (seen by rank 1)"
+        assert rank["all agree"] == "AgreedError: no folder"
+        assert rank["block"] == "AgreedError: no task z (seen by rank 1)"
         assert rank["well"] == rank["good block"] == ""
 
 
