@@ -30,9 +30,9 @@ def parameters_after(rank: int, world_size: int, root: str, output: str, mode: s
         "backbone.norm=FrozenBN", f"gates.mode={mode}", "train.max_iter=2",
         "train.num_workers=0", f"train.output_dir={output}/{world_size}_{mode}",
         f"train.virtual_ranks={RANKS if world_size == 1 else 1}", "train.accumulation=2",
-        "tasks.objects.batch_size=2", "tasks.scenes.batch_size=1", "tasks.depth.batch_size=1",
+        "tasks.objects.batch_size=2", "tasks.parsing.batch_size=1", "tasks.depth.batch_size=1",
     ]  # fmt: skip
-    tasks = ["objects", "scenes", "depth"]
+    tasks = ["objects", "parsing", "depth"]  # nms refuses float64
     cfg = load_config(str(QUICK / "mini_r18.py"), overrides, tasks)
     for name in tasks:
         cfg.tasks[name].evaluators = []
