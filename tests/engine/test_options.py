@@ -31,11 +31,11 @@ def test_bf16_accumulation_hard_gates_compression_and_watched_collectives_togeth
 
 
 @pytest.mark.timeout(280)
-def test_fp16_checkpointing_and_pinned_tasks_resume_bitwise(
+def test_bf16_checkpointing_and_pinned_tasks_resume_bitwise(
     mini_root: Path, tmp_path: Path
 ) -> None:
     options = (
-        *TWO, "train.amp=float16", "backbone.checkpoint=true", "schedule.policy=pinned",
+        *TWO, "train.amp=bfloat16", "backbone.checkpoint=true", "schedule.policy=pinned",
         "train.max_iter=4", "train.checkpoint_period=2", "train.ema_decay=0.5",
     )  # fmt: skip
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
@@ -46,7 +46,7 @@ def test_fp16_checkpointing_and_pinned_tasks_resume_bitwise(
     one, two = checkpoint(whole, "model_final"), checkpoint(resumed, "model_final")
     assert any(name.startswith("heads.objects.") for name in one["optimizer"])
     assert any(name.startswith("heads.depth.") for name in one["ema"]["average"])
-    assert one["loss_scale"]["scale"] > 1 and set(one["streams"]["streams"]) == {"objects", "depth"}
+    assert set(one["streams"]["streams"]) == {"objects", "depth"}
     one.pop("config"), two.pop("config")
     assert_equal_states(one, two)
     train("mini_r18", whole, *options, "--eval-only", processes=1)
@@ -67,7 +67,9 @@ def test_evaluation_periods_and_the_best_checkpoint(mini_root: Path, tmp_path: P
 
 @pytest.mark.timeout(280)
 def test_it_works_under_torchrun(mini_root: Path, tmp_path: Path) -> None:
-    line = command("mini_r18", tmp_path / "run", *TWO, "train.max_iter=2", processes=2)
+    line = command("mini_r18", tmp_path / "run", *TWO, "train.max_iter=2")
+    at = line.index("--num-processes")
+    del line[at : at + 2]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *line[1:]],
         capture_output=True, text=True, timeout=240, check=False, cwd=PROJECT, env=environment(),
