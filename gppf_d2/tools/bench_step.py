@@ -86,14 +86,25 @@ def build_head(task: str) -> torch.nn.Module:
     )
 
 
-def our_step(
+def our_step(*arguments: Any, **options: Any) -> Callable[[], None]:
+    """The step of ``build_trainer``'s trainer, iterations counted."""
+    trainer = build_trainer(*arguments, **options)
+
+    def step() -> None:
+        trainer.run_step()
+        trainer.iter += 1
+
+    return step
+
+
+def build_trainer(
     rank: int,
     groups: ProcessGroups,
     task_names: list[str],
     options: argparse.Namespace,
     units: int = 1,
     mode: str = "soft",
-) -> Callable[[], None]:
+) -> SIMTTrainer:
     """A ``SIMTTrainer`` on constant batches: the tasks' turn is one per rank."""
     torch.manual_seed(0)
     world_size = dist.get_world_size()
@@ -137,12 +148,7 @@ def our_step(
         rank=rank,
     )
     trainer.iter = 0
-
-    def step() -> None:
-        trainer.run_step()
-        trainer.iter += 1
-
-    return step
+    return trainer
 
 
 def detectron2_step(options: argparse.Namespace) -> Callable[[], None]:
