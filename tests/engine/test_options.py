@@ -101,7 +101,7 @@ def test_every_quick_config_trains_evaluates_and_resumes(
 def test_the_real_config_trains_on_the_real_datasets(tmp_path: Path, processes: int) -> None:
     root = Path(os.environ.get("DETECTRON2_DATASETS", PROJECT.parent / "shared" / "data"))
     if not (root / "coco128").is_dir():
-        pytest.skip("the folder with the small real datasets is not on this machine")
+        pytest.skip(f"the small real datasets are not in {root} (DETECTRON2_DATASETS)")
     done = subprocess.run(
         [
             sys.executable, str(PROJECT / "train_net.py"),
