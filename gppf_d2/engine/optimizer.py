@@ -9,7 +9,7 @@ scheduler state.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ def parameter_groups(
     weight_decay: float | None = None,
     weight_decay_norm: float | None = None,
     weight_decay_bias: float | None = None,
+    weight_decay_by_name: Mapping[str, float] | None = None,
     controller_lr_multiplier: float = 1.0,
     backbone_lr_multiplier: float = 1.0,
 ) -> list[dict[str, Any]]:
@@ -39,6 +40,8 @@ def parameter_groups(
         weight_decay: of everything that has no value of its own; None leaves the optimizer's.
         weight_decay_norm: of the parameters of normalisation layers; None treats them as the rest.
         weight_decay_bias: of biases outside normalisation layers; None treats them as the rest.
+        weight_decay_by_name: last part of a parameter's name -> its decay, before the other rules;
+            a Swin wants {"relative_position_bias_table": 0.0, "absolute_pos_embed": 0.0}.
         controller_lr_multiplier: times the learning rate, for controllers; their decay is 0.
         backbone_lr_multiplier: times the learning rate, for the shared backbone.
 
@@ -47,6 +50,7 @@ def parameter_groups(
         ``weight_decay``.
     """
     groups: dict[tuple, dict[str, Any]] = {}
+    by_name = weight_decay_by_name or {}
     seen: set[int] = set()
     for module_name, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
@@ -59,7 +63,9 @@ def parameter_groups(
                 decay, multiplier = 0.0, controller_lr_multiplier
             else:
                 multiplier = backbone_lr_multiplier if name.startswith("backbone.") else 1.0
-                if isinstance(module, _NORMS) and weight_decay_norm is not None:
+                if key in by_name:
+                    decay = by_name[key]
+                elif isinstance(module, _NORMS) and weight_decay_norm is not None:
                     decay = weight_decay_norm
                 elif key == "bias" and weight_decay_bias is not None:
                     decay = weight_decay_bias

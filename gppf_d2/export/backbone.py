@@ -1,18 +1,17 @@
-"""Take one task's route out of a lego checkpoint and write it as a plain ResNet.
+"""Take one task's route out of a lego checkpoint and write it as a plain ResNet or Swin.
 
     checkpoint ──► argmax route of the task ──► plain state dict ──► names of the target layout
                ──► weights file + ``<weights file>.json``: what they are, the settings they need
 
-For Detectron2 the names are those of a bare ResNet with ``matching_heuristics`` on, as the zoo's
+For Detectron2 the names are those of a bare backbone with ``matching_heuristics`` on, as the zoo's
 ImageNet weights: the checkpointer then finds their place in any stock model (FPN's bottom_up,
-RetinaNet, C4). torchvision and timm get their flat state dict without the classifier. They stride
-in the 3x3 convolution, so a lego with ``stride_in_1x1=True`` is refused for them. Both files are
-written under temporary names and renamed, the weights last.
+RetinaNet, C4). torchvision and timm get their flat state dict without the classifier; what they
+cannot compute (a stride in the 1x1 convolution) is refused for them. Both files are written under
+temporary names and renamed, the weights last.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import pickle
@@ -26,13 +25,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from gppf_d2.export.overrides import BackboneFacts, facts_of, overrides_for
+from gppf_d2.export.facts import BackboneFacts, pixel_facts
+from gppf_d2.export.resnet import ResNetFacts
 from gppf_d2.export.route import Route, plain_state, route_of
-from gppf_d2.modeling.layouts import LAYOUTS, to_layout
-from gppf_d2.modeling.lego.resnet import LegoResNet
+from gppf_d2.export.swin import SwinFacts
+from gppf_d2.modeling.layouts import CONSTANTS, LAYOUTS, RESNET, SWIN, Family, family_of, to_layout
 from gppf_d2.modeling.weight_files import METADATA_KEY, first_line
 
-STOCK_EPS = 1e-5  # of every norm in a stock ResNet of the three libraries
+FACTS: dict[Family, type[BackboneFacts]] = {RESNET: ResNetFacts, SWIN: SwinFacts}
 SUFFIXES = {
     "detectron2": (".pth", ".pkl", ".safetensors"),
     "torchvision": (".pth", ".safetensors"),
@@ -60,7 +60,7 @@ class ExportReport:
 
     def __str__(self) -> str:
         lines = [
-            f"ResNet-{self.metadata['depth']} of task {self.route.task!r} "
+            f"{self.metadata['architecture']} of task {self.route.task!r} "
             f"({self.num_parameters / 1e6:.1f} M parameters, {self.metadata['layout']} layout): "
             f"{self.output}",
             f"settings it needs: {self.metadata_file}",
@@ -71,6 +71,11 @@ class ExportReport:
             lines.append(
                 f"UNDECIDED in {len(undecided)} of {len(self.route.layers)} layers "
                 f"({', '.join(undecided)}): the argmax there is arbitrary."
+            )
+        if self.metadata["left_out"]:
+            lines.append(
+                f"left out, which {self.metadata['layout']} has no place for: "
+                f"{', '.join(self.metadata['left_out'])}"
             )
         return "\n".join(lines)
 
@@ -97,7 +102,8 @@ def export_backbone(
 
     Raises:
         ValueError: unknown format, suffix or task, a file that is no lego checkpoint or truncated,
-            a config that is missing or of another backbone, a stride that the format cannot have.
+            a config that is missing or of another backbone, a backbone or route that the format
+            cannot have.
     """
     output = Path(output)
     _check_target(format, output)
@@ -106,17 +112,16 @@ def export_backbone(
     route = route_of(state, task)
     tensors = plain_state(state, route)
     facts = _facts(tensors, config)
-    _absorb_eps(tensors, config)
-    if facts.stride_in_1x1 and format != "detectron2":
-        raise ValueError(
-            f"The backbone was built with stride_in_1x1=True, and {format}'s ResNet has its "
-            "stride in the 3x3 convolution; export with --format detectron2."
-        )
-    metadata = _metadata(facts, route, format)
+    fitted = facts.fit(tensors, format)
+    names = {name: to_layout(name, format) for name in fitted}
+    named = {names[name]: tensor for name, tensor in fitted.items() if names[name]}
+    left_out = [n for n, new in names.items() if new is None and not n.endswith(CONSTANTS)]
+    metadata = _metadata(facts, route, format, left_out)
     metadata_file = output.with_name(f"{output.name}.json")
-    named = {to_layout(name, format): tensor for name, tensor in tensors.items()}
     _write_both(named, metadata, format, output, metadata_file)
-    parameters = sum(t.numel() for n, t in tensors.items() if n.endswith((".weight", ".bias")))
+    parameters = sum(
+        t.numel() for n, t in named.items() if t.is_floating_point() and ".running_" not in n
+    )
     return ExportReport(
         output=output, metadata_file=metadata_file, metadata=metadata, route=route,
         num_parameters=parameters,
@@ -199,30 +204,8 @@ def _facts(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Backbone
             f"The config has no {' and no '.join(missing)}; give the config of the run with "
             "--config-file."
         )
-    backbone, pixels = _section(config, "backbone"), _section(config, "input")
-    lacking = [key for key in ("pixel_format", "pixel_mean", "pixel_std") if key not in pixels]
-    if lacking:
-        raise ValueError(f"The config's input has no {', '.join(lacking)}; give each of them.")
-    defaults = inspect.signature(LegoResNet).parameters
-    stride = backbone.get("stride_in_1x1", defaults["stride_in_1x1"].default)
-    facts = facts_of(tensors, bool(stride), pixels)
-    depth = backbone.get("depth", defaults["depth"].default)
-    if depth != facts.depth:
-        raise ValueError(
-            f"The config's backbone is a ResNet-{depth} and the checkpoint's a "
-            f"ResNet-{facts.depth}; give the config of the same run."
-        )
-    return facts
-
-
-def _absorb_eps(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Move what the norms' eps differs from the stock 1e-5 into the running variances."""
-    default = inspect.signature(LegoResNet).parameters["eps"].default
-    eps = _section(config, "backbone").get("eps", default)
-    if eps != STOCK_EPS:
-        for name in tensors:
-            if name.endswith(".running_var"):
-                tensors[name] += eps - STOCK_EPS
+    settings, pixels = _section(config, "backbone"), pixel_facts(_section(config, "input"))
+    return FACTS[family_of(tensors)].read(tensors, settings, pixels)
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -238,17 +221,21 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return section
 
 
-def _metadata(facts: BackboneFacts, route: Route, layout: str) -> dict[str, Any]:
+def _metadata(
+    facts: BackboneFacts, route: Route, layout: str, left_out: list[str]
+) -> dict[str, Any]:
     return {
         "layout": layout,
         "task": route.task,
+        "architecture": facts.title,
         **asdict(facts),
-        "norm": "BN",
+        "norm": facts.norm,
         "layers": list(route.layers),
         "route": list(route.units),
         "max_probability": [round(p, 6) for p in route.probabilities],
         "undecided": list(route.undecided),
-        "overrides": overrides_for(facts, layout),
+        "left_out": left_out,
+        "overrides": facts.recipe(layout),
     }
 
 

@@ -1,8 +1,8 @@
-"""The route of a task, read from a lego model or from the state dict of one, and its plain ResNet.
+"""The route of a task, read from a lego model or from the state dict of one, and its plain tensors.
 
 Works on names and tensors alone, so that a checkpoint can be exported without building its model:
 ``backbone.<layer>.units.<k>.<name>`` and ``controllers.<task>`` [L layers, N units] of logits, in
-the order stem, res2.0, res2.1, ..., res5.2.
+the order stem, res2.0, res2.1, ..., res5.2 (or stem, p0.0, ..., p3.1).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gppf_d2.modeling.layouts import from_layout
+from gppf_d2.modeling.layouts import family_of
 from gppf_d2.modeling.lego.route import layer_order, route_state_dict
 from gppf_d2.modeling.multitask import MultiTaskModel
 
@@ -89,17 +89,14 @@ def layer_names(state: Mapping[str, Tensor]) -> tuple[str, ...]:
 
 
 def plain_state(state: Mapping[str, Tensor], route: Route) -> dict[str, Tensor]:
-    """The tensors of a route under the names of a stock Detectron2 ResNet with BatchNorm.
-
-    ``num_batches_tracked`` is added (0) to norms that lack it (FrozenBN), so that BatchNorm finds
-    all it expects.
+    """The tensors of a route under the names of a stock Detectron2 backbone.
 
     Args:
         state: of a ``MultiTaskModel``.
         route: one of its routes.
 
     Raises:
-        ValueError: units that are no blocks of a plain ResNet, or have another norm than BatchNorm.
+        ValueError: units that are no blocks of a plain backbone.
     """
     backbone = {
         name.removeprefix("backbone."): tensor
@@ -110,16 +107,16 @@ def plain_state(state: Mapping[str, Tensor], route: Route) -> dict[str, Tensor]:
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
         for name, tensor in route_state_dict(backbone, route.units, route.layers).items()
     }
-    strange = [name for name in tensors if from_layout(name, "detectron2") is None]
+    try:
+        family = family_of(tensors)
+    except ValueError as error:
+        raise ValueError(f"The backbone has no plain export: {error}.") from None
+    strange = [name for name in tensors if not family.owns(name)]
     if strange:
+        layers = [n for n in route.layers if any(name.startswith(f"{n}.") for name in strange)]
         raise ValueError(
-            f"{strange[0]!r} is no tensor of a plain ResNet, so this backbone has no plain export."
+            f"The route of {route.task!r} passes units that no plain {family.word} has (such as "
+            f"{strange[0]!r}) in {', '.join(layers) or 'the backbone'}; export a task whose route "
+            "has stock units alone, or take the route inside Python with lego.extract_route."
         )
-    if "stem.conv1.norm.running_mean" not in tensors:
-        raise ValueError(
-            "The backbone has no running statistics; only one with batch norm can be exported."
-        )
-    for name in [name for name in tensors if name.endswith(".running_mean")]:
-        counter = name.removesuffix("running_mean") + "num_batches_tracked"
-        tensors.setdefault(counter, torch.zeros((), dtype=torch.long))
     return tensors

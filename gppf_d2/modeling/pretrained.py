@@ -1,9 +1,11 @@
-"""Load a plain ImageNet ResNet into every unit of a lego ResNet.
+"""Load a plain ImageNet ResNet or Swin into every unit of its lego.
 
 All N units of a layer start from the same block of the checkpoint; an optional relative Gaussian
-noise on the convolutions of units 1..N-1 breaks the symmetry (without it the units of a layer get
-gradients that differ only by their gates). Unit 0 is always the checkpoint itself. The noise of a
-tensor depends on (seed, unit, name) alone, so that every rank, and every later run, gets the same.
+noise on the weights (not on biases and norms) of units 1..N-1 breaks the symmetry: without it the
+units of a layer get gradients that differ only by their gates. Unit 0 is always the checkpoint
+itself. The noise of a tensor depends on (seed, unit, name) alone, so that every rank, and every
+later run, gets the same. Units of another kind than the stock block take the tensors that they
+share with it; the others keep their initial values and are reported as missing.
 
 What is wrong is refused before anything is written: another depth, another shape, and the stride
 in the other convolution of the bottleneck, which would load without a word and compute something
@@ -23,15 +25,17 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from gppf_d2.modeling.layouts import depth_of
+from gppf_d2.modeling.layouts import CONSTANTS, Family, family_of, stock_name
 from gppf_d2.modeling.weight_files import PlainWeights, read_plain_weights
 from gppf_d2.tasks.random import hash64
 
 logger = logging.getLogger(__name__)
 
-_UNIT_KEY = re.compile(r"(?P<layer>stem|res\d+\.\d+)\.units\.(?P<unit>\d+)\.(?P<rest>.+)")
+_UNIT_KEY = re.compile(r"(?P<layer>.+?)\.units\.(?P<unit>\d+)\.(?P<rest>.+)")
 
-_BACKBONE_LIKE = re.compile(r"(.*\.)?(stem|res\d|res_|layer\d|conv1|bn1)[._]")
+_BACKBONE_LIKE = re.compile(
+    r"(.*\.)?(stem|res\d|res_|layer\d|conv1|bn1|patch_embed|layers\.\d|features\.\d)[._]"
+)
 _COUNTER = ".num_batches_tracked"  # may be absent anywhere
 _PLACE = {True: "1x1", False: "3x3", None: "unknown"}
 
@@ -42,9 +46,10 @@ class LoadReport:
 
     Args:
         path: the file.
-        layout: "detectron2", "caffe2" or "torchvision" (timm's too).
+        layout: "detectron2", "caffe2", "torchvision" (timm's ResNets too) or "timm" (its Swins).
         num_units: N, into each of which the weights went.
-        depth: of the ResNet.
+        architecture: such as "ResNet-50" or "Swin-2-2-6-2".
+        stages: prefixes of the names, for the table.
         matched: tensors loaded.
         identity: running statistics that the file has folded into the affine: set to mean 0,
             variance 1.
@@ -59,7 +64,8 @@ class LoadReport:
     path: str
     layout: str
     num_units: int
-    depth: int
+    architecture: str
+    stages: tuple[str, ...]
     matched: tuple[str, ...]
     identity: tuple[str, ...]
     missing: tuple[str, ...]
@@ -71,16 +77,15 @@ class LoadReport:
 
     def __str__(self) -> str:
         """A table of stages, then one line for everything that is not a plain match."""
-        stages = ("stem", "res2", "res3", "res4", "res5")
         rows = [
             (
                 stage,
                 *(_count(names, stage) for names in (self.matched, self.identity, self.missing)),
             )
-            for stage in stages
+            for stage in self.stages
         ]
         lines = [
-            f"ResNet-{self.depth} weights from {self.path} ({self.layout} layout) into each of "
+            f"{self.architecture} weights from {self.path} ({self.layout} layout) into each of "
             f"{self.num_units} unit(s) a layer",
             tabulate(rows, headers=["stage", "loaded", "set to identity", "missing"]),
             f"stride of a bottleneck in the {_PLACE[self.stride_in_1x1]}, "
@@ -102,16 +107,16 @@ def load_pretrained(
     *,
     allow_stride_mismatch: bool = False,
 ) -> LoadReport:
-    """Load a plain ResNet checkpoint into all units of a lego ResNet.
+    """Load a plain checkpoint into all units of a lego backbone.
 
     No collective: every rank may call it and gets the same, or rank 0 alone before the first
     broadcast.
 
     Args:
-        backbone: a ``LegoResNet``.
+        backbone: a ``LegoResNet`` or ``LegoSwin``.
         path: ``.pth``, ``.pt``, ``.safetensors`` or a zoo ``.pkl``; see ``weight_files``.
-        noise: symmetry breaking, the standard deviation relative to that of each convolution's
-            weights, >= 0.
+        noise: symmetry breaking, the standard deviation relative to that of each weight tensor,
+            >= 0.
         seed: of the noise.
         allow_stride_mismatch: load although the stride is in the other convolution.
 
@@ -120,14 +125,15 @@ def load_pretrained(
         or unexpected.
 
     Raises:
-        ValueError: a bad file, another depth or shape, the stride elsewhere, a negative noise.
+        ValueError: a bad file, another family, depth or shape, the stride elsewhere, a negative
+            noise.
     """
     if noise < 0:
         raise ValueError(f"The noise is {noise}; give 0 for none or a positive fraction like 0.01.")
     state = backbone.state_dict()
     slots = _slots(backbone, state)
     weights = read_plain_weights(path)
-    depth = _check_depth(weights, slots)
+    family, size = _check_size(weights, slots)
     _check_shapes(weights, state, slots)
     if not allow_stride_mismatch:
         _check_stride(weights, stride_in_1x1(backbone))
@@ -137,7 +143,7 @@ def load_pretrained(
     }
     loaded = {key: value for key, value in values.items() if value is not None}
     backbone.load_state_dict({**state, **loaded})
-    report = _report(weights, slots, loaded, depth, noise)
+    report = _report(weights, slots, loaded, family.title(size), noise)
     if report.missing or report.unexpected:
         logger.warning("Not everything matched.\n%s", report)
     return report
@@ -145,28 +151,32 @@ def load_pretrained(
 
 def stride_in_1x1(backbone: nn.Module) -> bool | None:
     """Whether a lego's bottlenecks stride in the 1x1 convolution; None for basic blocks."""
-    block = backbone.get_submodule("res3.0.units.0")
-    return tuple(block.conv1.stride) != (1, 1) if hasattr(block, "conv3") else None
+    strided = [
+        module.conv1.stride != (1, 1)
+        for name, module in backbone.named_modules()
+        if name.startswith("res3.0.units.") and hasattr(module, "conv3")
+    ]
+    return strided[0] if strided else None
 
 
 class _Slot(NamedTuple):
-    """One tensor of one unit."""
+    """One tensor of one unit; what all units share counts as unit 0's."""
 
     name: str  # Detectron2's, without the unit
     unit: int
 
 
 def _slots(backbone: nn.Module, state: Mapping[str, Tensor]) -> dict[str, _Slot]:
-    slots = {
-        key: _Slot(f"{found['layer']}.{found['rest']}", int(found["unit"]))
-        for key in state
-        if (found := _UNIT_KEY.fullmatch(key))
-    }
-    if not slots:
+    found = {key: _UNIT_KEY.fullmatch(key) for key in state if not key.endswith(CONSTANTS)}
+    if not any(found.values()):
         raise ValueError(
-            f"{type(backbone).__name__} has no lego layers to load into; give a LegoResNet."
+            f"{type(backbone).__name__} has no lego layers to load into; give a LegoResNet or a "
+            "LegoSwin."
         )
-    return slots
+    return {
+        key: _Slot(stock_name(f"{m['layer']}.{m['rest']}"), int(m["unit"])) if m else _Slot(key, 0)
+        for key, m in found.items()
+    }
 
 
 def _value_for(
@@ -185,7 +195,7 @@ def _report(
     weights: PlainWeights,
     slots: Mapping[str, _Slot],
     loaded: Mapping[str, Tensor],
-    depth: int,
+    architecture: str,
     noise: float,
 ) -> LoadReport:
     wanted = {slot.name for slot in slots.values()}
@@ -197,7 +207,8 @@ def _report(
         path=weights.path,
         layout=weights.layout,
         num_units=1 + max(slot.unit for slot in slots.values()),
-        depth=depth,
+        architecture=architecture,
+        stages=weights.family.stages,
         matched=tuple(sorted(filled & weights.tensors.keys())),
         identity=tuple(sorted(filled - weights.tensors.keys())),
         missing=tuple(sorted(name for name in left if not name.endswith(_COUNTER))),
@@ -209,18 +220,22 @@ def _report(
     )
 
 
-def _check_depth(weights: PlainWeights, slots: Mapping[str, _Slot]) -> int:
-    wanted = depth_of(slot.name for slot in slots.values())
+def _check_size(
+    weights: PlainWeights, slots: Mapping[str, _Slot]
+) -> tuple[Family, int | tuple[int, ...]]:
+    names = {slot.name for slot in slots.values()}
     try:
-        given = depth_of(weights.tensors)
+        family = family_of(names)
+        wanted, given = family.size_of(names), weights.family.size_of(weights.tensors)
     except ValueError as error:
         raise ValueError(f"{weights.path!r} cannot be loaded: {error}.") from None
-    if given != wanted:
+    if (weights.family, given) != (family, wanted):
+        change = f"set backbone.{family.size_key}={given} or " if family is weights.family else ""
         raise ValueError(
-            f"{weights.path!r} holds a ResNet-{given} and the lego is a ResNet-{wanted}; "
-            f"set backbone.depth={given} or give weights of depth {wanted}."
+            f"{weights.path!r} holds a {weights.family.title(given)} and the lego is a "
+            f"{family.title(wanted)}; {change}give weights of a {family.title(wanted)}."
         )
-    return wanted
+    return family, wanted
 
 
 def _check_shapes(
@@ -231,7 +246,7 @@ def _check_shapes(
         if given is not None and given.shape != state[key].shape:
             raise ValueError(
                 f"{slot.name!r} has the shape {tuple(given.shape)} in {weights.path!r} and "
-                f"{tuple(state[key].shape)} in the lego; make the widths and groups of the "
+                f"{tuple(state[key].shape)} in the lego; make the widths, groups or windows of the "
                 "backbone agree."
             )
 
@@ -249,7 +264,7 @@ def _check_stride(weights: PlainWeights, wanted: bool | None) -> None:
 
 
 def _with_noise(tensor: Tensor, noise: float, seed: int, slot: _Slot) -> Tensor:
-    if noise == 0 or slot.unit == 0 or tensor.dim() != 4:
+    if noise == 0 or slot.unit == 0 or tensor.dim() < 2:
         return tensor
     generator = torch.Generator().manual_seed(hash64("pretrained", seed, slot.unit, slot.name))
     draw = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)

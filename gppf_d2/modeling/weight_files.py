@@ -1,4 +1,4 @@
-"""Read a plain ResNet's weights from a file of any common origin, with Detectron2's names.
+"""Read a plain ResNet's or Swin's weights from a file of any origin, with Detectron2's names.
 
 Files: ``.pth``/``.pt`` (read with ``weights_only=True``), ``.safetensors``, and ``.pkl`` of the
 Detectron2 model zoo, which goes through Detectron2's own checkpointer. The layout (Detectron2,
@@ -8,7 +8,7 @@ read from the names themselves.
 A state dict does not show where a bottleneck has its stride. It is known from the origin: Caffe2's
 and the zoo's ResNets have it in the 1x1 convolution and take BGR, torchvision's and timm's in the
 3x3 and take RGB (grouped ones, ResNeXt, have it in the 3x3 everywhere); files written by this
-package say it themselves.
+package say it themselves. A Swin has no such choice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
-from gppf_d2.modeling.layouts import detect_layout, from_layout, is_bottleneck
+from gppf_d2.modeling.layouts import CONSTANTS, RESNET, Family, detect, from_layout, is_bottleneck
 
 SUFFIXES = (".pth", ".pt", ".safetensors", ".pkl")
 METADATA_KEY = "gppf_d2"  # under which files written by this package describe themselves
@@ -35,20 +35,22 @@ _WRAPPERS = ("model", "state_dict", "model_state")
 
 @dataclass(frozen=True, kw_only=True)
 class PlainWeights:
-    """A plain ResNet read from a file.
+    """A plain backbone read from a file.
 
     Args:
         path: the file.
-        layout: "detectron2", "caffe2" or "torchvision" (timm's too).
+        family: of the backbone.
+        layout: "detectron2", "caffe2", "torchvision" (timm's ResNets too) or "timm" (its Swins).
         author: what the file says about its origin; "" where it says nothing.
         tensors: Detectron2's name, without prefix -> tensor.
-        others: names in the file that are not tensors of a plain ResNet backbone (heads, ...).
+        others: names in the file that are not tensors of the backbone (heads, ...).
         stride_in_1x1: where bottlenecks have their stride; None: not known, or the blocks have no
             choice.
         pixel_format: "RGB", "BGR", or None where it is not known.
     """
 
     path: str
+    family: Family
     layout: str
     author: str
     tensors: Mapping[str, Tensor]
@@ -58,36 +60,35 @@ class PlainWeights:
 
 
 def read_plain_weights(path: str | os.PathLike) -> PlainWeights:
-    """Read the backbone of a plain ResNet checkpoint.
+    """Read the backbone of a plain checkpoint.
 
     Args:
         path: a local file, or an address that Detectron2's path manager knows
             (``detectron2://...``).
 
     Raises:
-        ValueError: no such file, unknown suffix, unreadable, or no plain ResNet in it.
+        ValueError: no such file, unknown suffix, unreadable, or no plain backbone in it.
     """
     path = os.fspath(path)
     content = _read_file(path)
     state, author, metadata = _unwrap(path, content)
     if any(".units." in name for name in state):
         raise ValueError(
-            f"{path!r} is a lego checkpoint, not a plain ResNet; export one of its routes first "
-            "with "
-            "`python -m gppf_d2.tools.export_backbone`."
+            f"{path!r} is a lego checkpoint, not a plain backbone; export one of its routes first "
+            "with `python -m gppf_d2.tools.export_backbone`."
         )
     try:
-        layout, prefix = detect_layout(state)
+        family, layout, prefix = detect(state)
     except ValueError as error:
         raise ValueError(
-            f"{path!r} cannot be loaded as a ResNet: {error}; give a plain ResNet of depth 18 to "
-            "152."
+            f"{path!r} cannot be loaded as a backbone: {error}; give a plain ResNet of depth 18 to "
+            "152 or a plain Swin."
         ) from None
-    tensors, others = _rename(state, layout, prefix)
-    stride, pixels = _origin(layout, author, metadata, tensors)
+    tensors, others = _rename(state, family, layout, prefix)
+    stride, pixels = _origin(family, layout, author, metadata, tensors)
     return PlainWeights(
-        path=path, layout=layout, author=author, tensors=tensors, others=tuple(others),
-        stride_in_1x1=stride, pixel_format=pixels,
+        path=path, family=family, layout=layout, author=author, tensors=tensors,
+        others=tuple(others), stride_in_1x1=stride, pixel_format=pixels,
     )  # fmt: skip
 
 
@@ -157,7 +158,7 @@ def _unwrap(path: str, content: Any) -> tuple[dict[str, Tensor], str, Mapping[st
 
 
 def _rename(
-    state: dict[str, Tensor], layout: str, prefix: str
+    state: dict[str, Tensor], family: Family, layout: str, prefix: str
 ) -> tuple[dict[str, Tensor], list[str]]:
     if layout == "caffe2":
         inside = {n[len(prefix) :]: t for n, t in state.items() if n.startswith(prefix)}
@@ -168,7 +169,10 @@ def _rename(
         others = []
     tensors = {}
     for name, tensor in state.items():
-        plain = from_layout(name[len(prefix) :], layout) if name.startswith(prefix) else None
+        if name.endswith(CONSTANTS):
+            continue
+        inside = name.startswith(prefix)
+        plain = from_layout(name[len(prefix) :], layout, family) if inside else None
         if plain is None:
             others.append(name)
         else:
@@ -177,11 +181,17 @@ def _rename(
 
 
 def _origin(
-    layout: str, author: str, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    family: Family,
+    layout: str,
+    author: str,
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
 ) -> tuple[bool | None, str | None]:
     """Where the stride is and what pixels the weights expect, as far as the origin tells."""
     if metadata:
         return metadata.get("stride_in_1x1"), metadata.get("pixel_format")
+    if family is not RESNET:
+        return None, "RGB" if layout in ("torchvision", "timm") else None
     if layout == "torchvision" or author == "torchvision":
         stride, pixels = False, "RGB"
     elif layout == "caffe2" or author == "Detectron2 Model Zoo":

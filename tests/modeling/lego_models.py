@@ -7,22 +7,37 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gppf_d2.modeling.lego import Gate, LegoResNet, draw_gates
+from gppf_d2.modeling.lego import Gate, LegoResNet, LegoSwin, draw_gates
+from gppf_d2.modeling.lego.backbone import LegoBackbone
 
 FEATURES = ["stem", "res2", "res3", "res4", "res5"]
 
 
-def tiny(depth: int = 18, units: int = 2, seed: int = 0, **options) -> LegoResNet:
+def tiny(depth: int = 18, num_units: int = 2, seed: int = 0, **options) -> LegoResNet:
     """A narrow float64 lego ResNet whose norms are not trivial."""
     torch.manual_seed(seed)
     width = {"stem_out_channels": 4, "res2_out_channels": 8, "width_per_group": 4}
-    backbone = LegoResNet(depth, units, **{**width, **options}).double()
+    backbone = LegoResNet(depth, num_units, **{**width, **options}).double()
     with torch.no_grad():
         for name, value in [*backbone.named_parameters(), *backbone.named_buffers()]:
             if "norm" in name and value.is_floating_point():
                 value.uniform_(0.5, 1.5) if "var" in name or "weight" in name else value.normal_(
                     0, 0.3
                 )
+    return backbone
+
+
+def tiny_swin(units: int = 2, seed: int = 0, **options) -> LegoSwin:
+    """A small float64 lego Swin of 6 layers whose norms and position tables are not trivial."""
+    torch.manual_seed(seed)
+    sizes = {"embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 4), "window_size": 4}
+    backbone = LegoSwin("T", units, **{**sizes, "drop_path_rate": 0.0, **options}).double()
+    with torch.no_grad():
+        for name, value in backbone.named_parameters():
+            if value.dim() == 1 or "position" in name or "absolute" in name:
+                value.normal_(1.0 if "norm" in name and "weight" in name else 0.0, 0.3)
+            elif value.dim() == 2:
+                value.mul_(4)
     return backbone
 
 
@@ -33,7 +48,7 @@ def copied(backbone: LegoResNet, **options) -> LegoResNet:
     return other
 
 
-def controller(backbone: LegoResNet, seed: int = 1) -> nn.Parameter:
+def controller(backbone: LegoBackbone, seed: int = 1) -> nn.Parameter:
     torch.manual_seed(seed)
     return nn.Parameter(torch.randn(len(backbone.layer_names), backbone.num_units).double())
 
@@ -55,7 +70,7 @@ def loss_of(features: list[dict[str, Tensor]]) -> Tensor:
 
 
 def outcome(
-    backbone: LegoResNet,
+    backbone: LegoBackbone,
     logits: nn.Parameter,
     xs: list[Tensor],
     mode: str,

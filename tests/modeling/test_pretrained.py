@@ -154,7 +154,8 @@ def test_every_layout_fills_all_units(save: Callable, lego18: LegoResNet, tmp_pa
     assert report.missing == report.unexpected == report.identity == ()
     assert len(report.ignored) == 1 and report.ignored[0].endswith(".weight")
     assert len(report.matched) == len(state)
-    assert (report.num_units, report.depth, report.stride_in_1x1) == (3, 18, None)
+    assert (report.num_units, report.architecture) == (3, "ResNet-18")
+    assert report.stride_in_1x1 is None
     assert "ignored: " in str(report) and "missing: " not in str(report)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
 
 from gppf_d2.modeling.lego import Gate, LegoResNet
 
@@ -58,6 +59,11 @@ def lego_features(
 
 
 def _unit(unit: nn.Module, xs: Sequence[Tensor], weighting: str) -> list[Tensor]:
+    if hasattr(unit, "depthwise"):
+        hidden = [h.relu() for h in _conv_norm(unit.depthwise, xs, weighting)]
+        hidden = _conv_norm(unit.pointwise, hidden, weighting)
+        skips = xs if unit.shortcut is None else _conv_norm(unit.shortcut, xs, weighting)
+        return [(h + s).relu() for h, s in zip(hidden, skips)]
     if not hasattr(unit, "shortcut"):
         stem = _conv_norm(unit.conv1, xs, weighting)
         return [F.max_pool2d(h.relu(), 3, 2, 1) for h in stem]
@@ -70,7 +76,15 @@ def _unit(unit: nn.Module, xs: Sequence[Tensor], weighting: str) -> list[Tensor]
 
 
 def _conv_norm(conv: nn.Module, xs: Sequence[Tensor], weighting: str) -> list[Tensor]:
-    hs = [F.conv2d(x, conv.weight, None, conv.stride, conv.padding) for x in xs]
+    if hasattr(conv, "offset"):
+        places = [F.conv2d(x, *conv.offset.parameters(), conv.stride, conv.padding) for x in xs]
+        hs = [
+            deform_conv2d(x, place, conv.weight, None, conv.stride, conv.padding)
+            for x, place in zip(xs, places)
+        ]
+    else:
+        settings = {"stride": conv.stride, "padding": conv.padding, "groups": conv.groups}
+        hs = [F.conv2d(x, conv.weight, None, **settings) for x in xs]
     rows = [h.transpose(0, 1).flatten(1) for h in hs]
     if weighting == "nhw":
         var, mean = torch.var_mean(torch.cat(rows, dim=1), dim=1, correction=0)

@@ -4,11 +4,13 @@ from gppf_d2.modeling.lego.controller import Gate, LinearTemperature, draw_gates
 from gppf_d2.modeling.lego.layer import LegoLayer
 from gppf_d2.modeling.lego.resnet import LegoResNet
 from gppf_d2.modeling.lego.route import extract_route, route_state_dict
+from gppf_d2.modeling.lego.swin import LegoSwin
 
 __all__ = [
     "Gate",
     "LegoLayer",
     "LegoResNet",
+    "LegoSwin",
     "LinearTemperature",
     "draw_gates",
     "extract_route",

@@ -9,10 +9,11 @@ rank may need them.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
-from detectron2.layers import ShapeSpec
+from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor
 
@@ -24,7 +25,8 @@ from gppf_d2.modeling.lego.recompute import recomputed
 class LegoBackbone(Backbone):
     """A sequence of lego layers.
 
-    Subclasses register their layers as modules and then call `set_layers`.
+    Subclasses register their layers as modules, call `set_layers`, and say with `build_route` which
+    plain backbone a route is.
 
     Args:
         num_units: N.
@@ -78,6 +80,43 @@ class LegoBackbone(Backbone):
             )
         return list(names)
 
+    def complete(self, feature: str, x: Tensor) -> Tensor:
+        """A feature from the output of its last layer [B, C, H, W]; here that output itself."""
+        return x
+
+    @abstractmethod
+    def build_route(self, route: Sequence[int], out_features: Sequence[str] | None) -> Backbone:
+        """A plain backbone with the architecture of a route, freshly initialised.
+
+        Its state keys are ``layouts.stock_name`` of this backbone's, without the units.
+
+        Args:
+            route: one unit per layer.
+            out_features: of the plain backbone; None takes the stock ones.
+        """
+
+    def freeze(self, stages: int) -> None:
+        """Stop training the units of the first ``stages`` stages, the stem being the first.
+
+        What units share (a Swin's norms of features) and the gates go on training. Residual blocks
+        also turn their BatchNorm into FrozenBatchNorm, as Detectron2's do.
+
+        Raises:
+            ValueError: fewer than 0 or more than there are.
+        """
+        names = list(dict.fromkeys(name.partition(".")[0] for name in self.layer_names))
+        if not 0 <= stages <= len(names):
+            raise ValueError(
+                f"freeze_at is {stages}; give 0 to freeze nothing, up to {len(names)} for all of "
+                f"{', '.join(names)}."
+            )
+        for stage in names[:stages]:
+            layers = [n for n in self.layer_names if n.partition(".")[0] == stage]
+            for unit in (u for name in layers for u in self.get_submodule(name).units):
+                if isinstance(unit, CNNBlockBase):
+                    unit.freeze()
+                unit.requires_grad_(False)
+
     def forward(
         self,
         xs: list[Tensor],
@@ -108,7 +147,7 @@ class LegoBackbone(Backbone):
             for name in out_features:
                 if self._ends[name] == done:
                     for output, x in zip(outputs, xs):
-                        output[name] = x
+                        output[name] = self.complete(name, x)
         if self.training:
             token = self.join(token, first=needed)
         return outputs, token

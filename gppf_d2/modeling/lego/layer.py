@@ -1,5 +1,5 @@
-"""The lego layer: N units of one architecture, mixed by a task's gate (GPPF section 3.2, figure
-2a).
+"""The lego layer: N units of one or several architectures, mixed by a task's gate (GPPF section
+3.2, figure 2a).
 
     y = sum_k u_k unit_k(x)
 

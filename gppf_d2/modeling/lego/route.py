@@ -3,8 +3,9 @@
     <layer>.units.<k>.<rest>   ->   <layer>.<rest>        for k = route[layer], every other unit is
     dropped
 
-The result is a stock Detectron2 ResNet of 24 M parameters for ResNet-50, whatever N was; in
-evaluation it gives the outputs of the routed lego backbone bit for bit.
+The result is a stock Detectron2 backbone, 24 M parameters for ResNet-50, whatever N was (a Swin's
+names are then the stock ones, `layouts.stock_name`); in evaluation it gives the outputs of the
+routed lego backbone bit for bit.
 """
 
 from __future__ import annotations
@@ -12,30 +13,33 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from detectron2.modeling.backbone.resnet import ResNet
+from detectron2.modeling import Backbone
 from torch import Tensor
 
+from gppf_d2.modeling.layouts import stock_name
+from gppf_d2.modeling.lego.backbone import LegoBackbone
 from gppf_d2.modeling.lego.controller import check_route
-from gppf_d2.modeling.lego.resnet import LegoResNet
 
 _UNIT = re.compile(r"(?P<layer>.+?)\.units\.(?P<unit>\d+)\.(?P<rest>.+)")
 
 
 def extract_route(
-    backbone: LegoResNet, route: Sequence[int], out_features: Sequence[str] | None = None
-) -> ResNet:
-    """The plain ResNet of a route, with BatchNorm2d, in the lego backbone's mode, dtype and device.
+    backbone: LegoBackbone, route: Sequence[int], out_features: Sequence[str] | None = None
+) -> Backbone:
+    """The plain backbone of a route, in the lego backbone's mode, dtype and device.
+
+    A ResNet has BatchNorm2d, and units that are no stock blocks where the route passes such.
 
     Args:
         backbone: the lego backbone; it is not changed and shares no memory with the result.
         route: one unit per layer.
-        out_features: of the ResNet; default res2 to res5.
+        out_features: of the plain backbone; default res2 to res5, or p0 to p3.
 
     Raises:
         ValueError: the route does not fit.
     """
     route = check_route(route, len(backbone.layer_names), backbone.num_units)
-    plain = backbone.build_plain("BN", list(out_features) if out_features else None)
+    plain = backbone.build_route(route, out_features)
     weight = next(backbone.parameters())
     plain.to(device=weight.device, dtype=weight.dtype).train(backbone.training)
     state = route_state_dict(backbone.state_dict(), route, backbone.layer_names)
@@ -43,7 +47,7 @@ def extract_route(
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}
     missing = set(wanted) - set(state) - counters  # FrozenBN has no such counter
     if out_features is None:
-        assert not missing and not set(state) - set(wanted), "a route must fit the stock ResNet"
+        assert not missing and not set(state) - set(wanted), "a route must fit the stock one"
     plain.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)
     return plain
 
@@ -75,9 +79,9 @@ def route_state_dict(
     state: dict[str, Tensor] = {}
     for name, match in found.items():
         if match is None:
-            state[name] = backbone_state[name]
+            state[name] = backbone_state[name]  # shared by all units
         elif chosen[match["layer"]] == int(match["unit"]):
-            state[f"{match['layer']}.{match['rest']}"] = backbone_state[name]
+            state[stock_name(f"{match['layer']}.{match['rest']}")] = backbone_state[name]
     return state
 
 
