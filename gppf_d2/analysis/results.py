@@ -16,15 +16,18 @@ from gppf_d2.analysis import page
 # The metric that stands for a task: the first of these that it has.
 HEADLINES = (
     "bbox/AP", "segm/AP", "sem_seg/mIoU", "classification/top1", "depth/delta1", "depth/abs_rel",
+    "open_images_challenge/AP50",
 )  # fmt: skip
 WORDS = {
     "sem_seg/mIoU": "mean IoU",
     "sem_seg/fwIoU": "frequency-weighted IoU",
     "sem_seg/mACC": "mean accuracy per class",
     "sem_seg/pACC": "pixel accuracy",
+    "sem_seg/BoundaryIoU": "mean boundary IoU",
     "classification/top1": "top-1 accuracy",
     "classification/top5": "top-5 accuracy",
     "classification/mean_per_class": "mean accuracy per class",
+    "open_images_challenge/AP50": "AP50 of the Open Images challenge",
     "depth/delta1": "δ₁, within a factor of 1.25",
     "depth/delta2": "δ₂, within 1.25²",
     "depth/delta3": "δ₃, within 1.25³",
@@ -33,7 +36,7 @@ WORDS = {
     "depth/rmse": "RMSE in metres",
     "depth/rmse_log": "RMSE of the logarithm",
 }
-PER_CLASS = re.compile(r"(AP|IoU|ACC|top1)-")
+PER_CLASS = re.compile(r"(AP|AP50|IoU|ACC|top1)-")
 
 
 def results_section(results: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) -> str:

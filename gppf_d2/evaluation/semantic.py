@@ -4,7 +4,7 @@ K classes, scores [K, H, W] per image. Numbers and names are those of Detectron2
 ``SemSegEvaluator``: pixels of the ignore label do not count, and the means are over the classes
 that occur in the ground truth. Two things differ: the truth is the sample's, cleaned by the mapper
 (``SemSegEvaluator`` reads the file again and takes void for a class where a dataset writes it as
-one), and no prediction is kept. Boundary IoU is left to ``SemSegEvaluator``.
+one), and no prediction is kept. The boundary IoU is that of its authors (``semantic_boundary``).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from gppf_d2.evaluation.semantic_boundary import boundary_counts
 from gppf_d2.evaluation.truth import metadata_of, truth_of
 
 
@@ -27,9 +28,11 @@ class SemanticEvaluator(DatasetEvaluator):
     Args:
         dataset_name: registered dataset whose metadata holds "stuff_classes" and, unless it is 255,
             "ignore_label".
+        boundary: measure the boundary IoU too, mean and per class.
     """
 
-    def __init__(self, dataset_name: str) -> None:
+    def __init__(self, dataset_name: str, boundary: bool = False) -> None:
+        self._boundary = boundary
         self._classes = list(metadata_of(dataset_name, "stuff_classes"))
         self._ignore = MetadataCatalog.get(dataset_name).get("ignore_label", 255)
         self.reset()
@@ -38,6 +41,8 @@ class SemanticEvaluator(DatasetEvaluator):
         """Forget all images."""
         # [true class, predicted class], pixels
         self._confusion = np.zeros((len(self._classes), len(self._classes)), dtype=np.int64)
+        # pixels of boundary regions: [in both, in the true one, in the predicted one]
+        self._regions = np.zeros((3, len(self._classes)), dtype=np.int64)
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """Count pixels.
@@ -61,13 +66,16 @@ class SemanticEvaluator(DatasetEvaluator):
             truth = truth.cpu().numpy().astype(np.int64)
             predicted = scores.detach().argmax(dim=0).cpu().numpy()
             counted = truth != self._ignore
-            truth, predicted = truth[counted], predicted[counted]
-            if truth.size and not 0 <= truth.min() <= truth.max() < count:
+            known = truth[counted]
+            if known.size and not 0 <= known.min() <= known.max() < count:
                 raise ValueError(
-                    f"'{sample.get('file_name')}' has labels {truth.min()} to {truth.max()}, "
+                    f"'{sample.get('file_name')}' has labels {known.min()} to {known.max()}, "
                     f"expected 0 to {count - 1} or {self._ignore}; correct the dataset"
                 )
-            pairs = np.bincount(count * truth + predicted, minlength=count**2)
+            if self._boundary:
+                labels = np.where(counted, truth, count)
+                self._regions += boundary_counts(labels, predicted, count)
+            pairs = np.bincount(count * known + predicted[counted], minlength=count**2)
             self._confusion += pairs.reshape(count, count)
 
     def evaluate(self) -> OrderedDict | None:
@@ -77,13 +85,13 @@ class SemanticEvaluator(DatasetEvaluator):
 
         Returns:
             On rank 0 {"sem_seg": {"mIoU", "fwIoU", "mACC", "pACC", "IoU-<class>", "ACC-<class>"}}
-            in percent. NaN where a class does not occur, everywhere without labelled pixels. None
-            on other ranks.
+            in percent, with ``boundary`` also "BoundaryIoU" and "BoundaryIoU-<class>". NaN where a
+            class does not occur, everywhere without labelled pixels. None on other ranks.
         """
-        gathered = comm.gather(self._confusion)
+        gathered = comm.gather((self._confusion, self._regions))
         if not comm.is_main_process():
             return None
-        confusion = np.sum(gathered, axis=0).astype(np.float64)
+        confusion, regions = (np.sum(part, axis=0).astype(np.float64) for part in zip(*gathered))
         right, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
         occurs = true > 0
         with np.errstate(invalid="ignore"):
@@ -95,6 +103,12 @@ class SemanticEvaluator(DatasetEvaluator):
                 "mACC": accuracy[occurs].sum() / occurs.sum(),
                 "pACC": right.sum() / true.sum(),
             }
+        if self._boundary:
+            both, true, predicted = regions
+            with np.errstate(invalid="ignore"):
+                boundary = np.where(occurs, both / (true + predicted - both), np.nan)
+                result["BoundaryIoU"] = boundary[occurs].sum() / occurs.sum()
+            result.update({f"BoundaryIoU-{n}": v for n, v in zip(self._classes, boundary)})
         result.update({f"IoU-{name}": value for name, value in zip(self._classes, iou)})
         result.update({f"ACC-{name}": value for name, value in zip(self._classes, accuracy)})
         return OrderedDict(sem_seg={name: 100 * float(value) for name, value in result.items()})

@@ -188,18 +188,6 @@ def test_crowds_forgive_what_they_cover(records: list[dict]) -> None:
         assert result["AP"] == pytest.approx(100)
 
 
-def test_the_compiled_counting_is_optional(records: list[dict]) -> None:
-    generator = np.random.default_rng(1)
-    outputs = [{"instances": noisy(record, generator)} for record in records]
-    results = []
-    for fast in (False, True):
-        evaluator = DetectionEvaluator(NAME, use_fast_impl=fast)
-        evaluator.process(records, outputs)
-        results.append(evaluator.evaluate())
-    for task in results[0]:
-        assert results[0][task] == pytest.approx(results[1][task], nan_ok=True)
-
-
 def test_wrong_inputs_are_named(records: list[dict]) -> None:
     with pytest.raises(ValueError, match="'keypoints'.*choose 'bbox', 'segm' or both"):
         DetectionEvaluator(NAME, tasks=["keypoints"])

@@ -107,3 +107,50 @@ def test_wrong_inputs_are_named() -> None:
         evaluator.process([sample], [{"sem_seg": torch.zeros(3, 2, 1)}])
     with pytest.raises(ValueError, match=r"\[4, 1, 1\], expected \[3, 1, 1\]"):
         evaluator.process([sample], [{"sem_seg": torch.zeros(4, 1, 1)}])
+
+
+def eroded(mask: np.ndarray, distance: int) -> np.ndarray:
+    """The pixels whose square of 2 distance + 1 pixels lies in the mask."""
+    padded = np.pad(mask, distance)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * distance + 1,) * 2)
+    return windows.all(axis=(2, 3))
+
+
+@pytest.mark.parametrize("size", [(40, 60), (120, 100), (3, 4)])
+def test_boundary_iou_is_that_of_each_class_alone(size: tuple[int, int]) -> None:
+    generator = np.random.default_rng(0)
+    both, either, pairs = np.zeros(3), np.zeros(3), []
+    distance = max(1, round(0.02 * float(np.hypot(*size))))
+    for _ in range(3):
+        coarse = generator.choice([0, 1, 255], (2, 4, 5))
+        truth, predicted = (
+            np.kron(labels, np.ones((size[0] // 4 + 1, size[1] // 5 + 1)))[: size[0], : size[1]]
+            for labels in coarse
+        )
+        predicted = np.where(predicted == 255, 2, predicted)
+        pairs.append((torch.from_numpy(predicted).long(), torch.from_numpy(truth).long()))
+        for index in range(3):
+            true, found = truth == index, (predicted == index) & (truth != 255)
+            true_region, region = (mask & ~eroded(mask, distance) for mask in (true, found))
+            both[index] += (true_region & region).sum()
+            either[index] += (true_region | region).sum()
+    evaluator = SemanticEvaluator("gppf_test_parsing", boundary=True)
+    for predicted, truth in pairs:
+        evaluator.process([{"sem_seg": truth}], [{"sem_seg": scores_of(predicted)}])
+    result = evaluator.evaluate()["sem_seg"]
+    expected = 100 * both[:2] / either[:2]
+    assert result["BoundaryIoU-road"] == pytest.approx(expected[0])
+    assert result["BoundaryIoU-sky"] == pytest.approx(expected[1])
+    assert math.isnan(result["BoundaryIoU-car"])
+    assert result["BoundaryIoU"] == pytest.approx(expected.mean())
+    assert result["IoU-road"] == evaluate(pairs)["IoU-road"]
+
+
+def test_a_perfect_prediction_has_perfect_boundaries() -> None:
+    truth = torch.zeros(30, 40, dtype=torch.int64)
+    truth[10:20, 5:30] = 1
+    truth[12:15, 8:12] = 255
+    evaluator = SemanticEvaluator("gppf_test_parsing", boundary=True)
+    predicted = torch.where(truth == 255, 2, truth)
+    evaluator.process([{"sem_seg": truth}], [{"sem_seg": scores_of(predicted)}])
+    assert evaluator.evaluate()["sem_seg"]["BoundaryIoU"] == 100
