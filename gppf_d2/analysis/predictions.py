@@ -8,6 +8,7 @@ dataset record, has the form of an output, so that the same code draws both.
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ from gppf_d2.analysis.drawing import (
 from gppf_d2.data.mappers.depth import read_depth
 from gppf_d2.data.mappers.reading import read_image
 from gppf_d2.data.mappers.semantic import read_labels
+from gppf_d2.modeling.tta import augmented
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 Source = str | Path | Image.Image | np.ndarray
@@ -63,6 +65,7 @@ class Predictor:
         mapper: the task's evaluation mapper; it gets {"file_name", "height", "width", "image_id"}.
         metadata: class names of the dataset that the head was trained on.
         min_score: boxes and masks below it are not drawn (they are in the outputs and in the JSON).
+        tta: test-time augmentation (``gppf_d2.modeling.tta``), or None.
     """
 
     def __init__(
@@ -73,12 +76,14 @@ class Predictor:
         metadata: Metadata | None = None,
         *,
         min_score: float = 0.3,
+        tta: Callable | None = None,
     ) -> None:
         self.model = model.eval() if isinstance(model, torch.nn.Module) else model
         self.task = task
         self.mapper = mapper
         self.metadata = metadata or Metadata()
         self.min_score = min_score
+        self.tta = tta
 
     def __call__(self, sources: Source | Sequence[Source]) -> list[dict[str, Any]]:
         """Outputs for images, files and folders, one dict an image, in order (folders by name).
@@ -116,8 +121,9 @@ class Predictor:
         except OSError as error:
             raise UnreadableImageError(str(error)) from error
         sample = self.mapper(record)
+        inference = augmented(functools.partial(self.model.inference, self.task), self.tta)
         with torch.no_grad():
-            outputs = self.model.inference(self.task, [sample])
+            outputs = inference([sample])
         assert len(outputs) == 1, f"task {self.task}: {len(outputs)} outputs for one sample"
         return Prediction(name, np.ascontiguousarray(image), dict(outputs[0]))
 
@@ -144,7 +150,11 @@ class Predictor:
         return contact_sheet(self.task, rows, subtitle=count_of)
 
     def _row(self, record: Mapping[str, Any]) -> SheetRow:
-        _, image, output = self.predict(record["file_name"])
+        # some datasets leave the size to the image, and some images lie in tars
+        record = dict(record)
+        pixels = read_image(record, "RGB")
+        source = pixels if "tar_file" in record else record["file_name"]
+        _, image, output = self.predict(source)
         truth = truth_of(record)
         depths = [part for part in (output, truth) if "depth" in part]
         options: dict[str, Any] = {"limits": depth_limits(depths)} if depths else {}

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from detectron2.structures import Instances
 
+from gppf_d2.data.window_masks import WindowMasks
 from gppf_d2.tasks.stream import Position
 
 
@@ -67,6 +68,8 @@ def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) ->
         return type(value)(*(map_tensors(item, function) for item in value))
     if isinstance(value, (list, tuple)):
         return type(value)(map_tensors(item, function) for item in value)
+    if isinstance(value, WindowMasks):
+        return value.map_tensors(function)
     if isinstance(getattr(value, "tensor", None), torch.Tensor):
         twin = copy.copy(value)
         twin.tensor = function(value.tensor)

@@ -28,6 +28,8 @@ class Evaluation:
         dataset: name of a registered dataset.
         evaluator: lazy config of a Detectron2 ``DatasetEvaluator``.
         mapper: lazy config of the callable record -> sample in evaluation.
+        tta: lazy config of a test-time augmentation, a callable (inference, samples) -> outputs
+            with inference: samples -> outputs of the head; None runs the head once.
 
     Raises:
         ValueError: a field is empty.
@@ -36,6 +38,7 @@ class Evaluation:
     dataset: str
     evaluator: Any
     mapper: Any
+    tta: Any = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.dataset, str) or not self.dataset:
@@ -60,6 +63,8 @@ class Task:
         loss_weight: factor on the task's losses, >= 0.
         evaluators: where and how the task is evaluated; dicts become ``Evaluation``.
         eval_period: iterations between evaluations; 0 takes the run's ``train.eval_period``.
+        filter_empty: leave out training images without an object that is not a crowd, as Detectron2
+            does by default; images with a class count as having one.
         repeat_threshold: frequency below which categories are oversampled (LVIS: 0.001); 0 is off.
         batch_transform: lazy config of a callable list of samples -> list of samples that mixes a
             whole batch (as MixUp does), or None.
@@ -77,6 +82,7 @@ class Task:
     loss_weight: float = 1.0
     evaluators: list[Evaluation] = field(default_factory=list)
     eval_period: int = 0
+    filter_empty: bool = False
     repeat_threshold: float = 0.0
     batch_transform: Any = None
 
@@ -96,6 +102,8 @@ class Task:
         _require(self, "mapper", "head")
         _check_integer("batch_size", self.batch_size, 1)
         _check_integer("eval_period", self.eval_period, 0)
+        if not isinstance(self.filter_empty, bool):
+            raise ValueError(f"filter_empty is {self.filter_empty!r}; it must be true or false.")
         _check_number("weight", self.weight, "a positive number", lambda x: x > 0)
         _check_number("loss_weight", self.loss_weight, "0 or a positive number", lambda x: x >= 0)
         _check_number(

@@ -34,7 +34,7 @@ from gppf_d2.engine.setup import build_tasks, load_model
 def build_predictor(
     cfg: DictConfig, checkpoint: str, task: str, min_score: float = 0.3
 ) -> Predictor:
-    """A predictor for one task of a checkpoint, with the mapper of the task's first evaluation.
+    """A predictor for one task of a checkpoint, as the task's first evaluation reads and augments.
 
     Args:
         cfg: the config of the run (``gppf_d2.engine.config.load_config``).
@@ -58,7 +58,8 @@ def build_predictor(
     model = load_model(cfg, checkpoint, tasks=[task])
     metadata = MetadataCatalog.get(evaluation.dataset)
     mapper = instantiate(evaluation.mapper)
-    return Predictor(model, task, mapper, metadata, min_score=min_score)
+    tta = instantiate(evaluation.tta)
+    return Predictor(model, task, mapper, metadata, min_score=min_score, tta=tta)
 
 
 def predict_files(predictor: Predictor, files: Sequence[Path], output: Path) -> list[Path]:

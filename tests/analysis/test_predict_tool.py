@@ -50,7 +50,7 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(predict, "load_config", load_config)
     monkeypatch.setattr(predict, "load_model", load_model)
     monkeypatch.setattr(predict, "register_all", lambda: None)
-    monkeypatch.setattr(predict, "instantiate", lambda node: identity)
+    monkeypatch.setattr(predict, "instantiate", lambda node: identity if node else None)
 
     def run(*inputs: str, task: str = "parsing") -> int:
         fixed = ["--config-file", "c.yaml", "--checkpoint", "m.pth", "--task", task]

@@ -8,6 +8,15 @@ that cannot be read is an OSError with its name; an annotation that cannot be ri
 from gppf_d2.data.mappers.classification import ClassificationMapper
 from gppf_d2.data.mappers.depth import DepthMapper
 from gppf_d2.data.mappers.detection import DetectionMapper
+from gppf_d2.data.mappers.large_scale_jitter import LargeScaleJitterMapper
 from gppf_d2.data.mappers.semantic import SemanticMapper
+from gppf_d2.data.mappers.two_views import TwoViewsMapper
 
-__all__ = ["ClassificationMapper", "DepthMapper", "DetectionMapper", "SemanticMapper"]
+__all__ = [
+    "ClassificationMapper",
+    "DepthMapper",
+    "DetectionMapper",
+    "LargeScaleJitterMapper",
+    "SemanticMapper",
+    "TwoViewsMapper",
+]

@@ -1,9 +1,9 @@
 """Samples for classification: torchvision v2 transforms on the image, the label checked.
 
 Shapes: H W of the file, S = ``image_size``, K classes. The image leaves as uint8 or float [3, S,
-S]; normalisation is the model's job. RandAugment, RandomErasing and the like are torchvision's:
-give a ``transform`` of your own. Mixing of samples (MixUp, CutMix) works on batches and is not done
-here.
+S]; normalisation is the model's job. The paper's train transform, with RandAugment and Random
+Erasing, is ``image_transforms.classification_recipe``; MixUp and CutMix work on batches and are in
+``batch_transforms``.
 """
 
 from __future__ import annotations

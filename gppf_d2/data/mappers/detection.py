@@ -10,7 +10,7 @@ with none stay as negatives. Keypoints and precomputed proposals are for Detectr
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,50 @@ from detectron2.structures import BitMasks, PolygonMasks
 
 from gppf_d2.data.mappers.reading import check_image_format, read_image
 from gppf_d2.data.mappers.semantic import read_labels
+
+
+def check_annotations(
+    record: Mapping[str, Any], num_classes: int | None, mask_format: str | None
+) -> None:
+    """Refuse a record whose annotations cannot be trained on.
+
+    Args:
+        record: Detectron2 record.
+        num_classes: number of classes K; categories are checked against it where it is given.
+        mask_format: "bitmask" or "polygon" where every object but crowds needs such a mask, None
+            where masks are not used.
+
+    Raises:
+        ValueError: no annotations, a category out of range, or an object without the kind of mask
+            that is asked for.
+    """
+    file_name = record["file_name"]
+    if "annotations" not in record:
+        raise ValueError(
+            f"'{file_name}' has no 'annotations' in its record; training on "
+            "detection needs them, as an empty list for an image without objects"
+        )
+    for annotation in record["annotations"]:
+        category = annotation["category_id"]
+        if category < 0 or (num_classes is not None and category >= num_classes):
+            limit = "" if num_classes is None else f" and below {num_classes}"
+            raise ValueError(
+                f"'{file_name}' has an object of category {category}, expected 0 or more{limit}; "
+                "correct the dataset or the task's number of classes"
+            )
+        if mask_format is None or annotation.get("iscrowd", 0):
+            continue
+        mask = annotation.get("segmentation")
+        if not mask:
+            raise ValueError(
+                f"'{file_name}' has an object of category {category} without a mask; set "
+                "use_instance_mask=False or leave the object out"
+            )
+        if mask_format == "polygon" and not isinstance(mask, list):
+            raise ValueError(
+                f"'{file_name}' has an object of category {category} with a bitmap mask; set "
+                "instance_mask_format='bitmask'"
+            )
 
 
 class DetectionMapper(DatasetMapper):
@@ -76,11 +120,9 @@ class DetectionMapper(DatasetMapper):
             ValueError: no annotations in training, a category out of range, or an object without
                 the kind of mask that is asked for.
         """
-        if self.is_train and "annotations" not in dataset_dict:
-            raise ValueError(
-                f"'{dataset_dict['file_name']}' has no 'annotations' in its record; training on "
-                "detection needs them, as an empty list for an image without objects"
-            )
+        if self.is_train:
+            mask_format = self.instance_mask_format if self.use_instance_mask else None
+            check_annotations(dataset_dict, self.num_classes, mask_format)
         sample = copy.deepcopy(dataset_dict)
         image = read_image(sample, self.image_format)
         augmented = T.AugInput(image)
@@ -100,8 +142,6 @@ class DetectionMapper(DatasetMapper):
     def _transform_annotations(
         self, dataset_dict: dict[str, Any], transforms: T.Transform, image_shape: tuple[int, int]
     ) -> None:
-        for annotation in dataset_dict["annotations"]:
-            self._check(annotation, dataset_dict["file_name"])
         super()._transform_annotations(dataset_dict, transforms, image_shape)
         instances = dataset_dict["instances"]
         if self.use_instance_mask and not instances.has("gt_masks"):
@@ -110,26 +150,4 @@ class DetectionMapper(DatasetMapper):
                 PolygonMasks([])
                 if self.instance_mask_format == "polygon"
                 else BitMasks(torch.zeros((0, *image_shape), dtype=torch.bool))
-            )
-
-    def _check(self, annotation: dict[str, Any], file_name: str) -> None:
-        category = annotation["category_id"]
-        if category < 0 or (self.num_classes is not None and category >= self.num_classes):
-            limit = "" if self.num_classes is None else f" and below {self.num_classes}"
-            raise ValueError(
-                f"'{file_name}' has an object of category {category}, expected 0 or more{limit}; "
-                "correct the dataset or the task's number of classes"
-            )
-        if not self.use_instance_mask or annotation.get("iscrowd", 0):
-            return
-        mask = annotation.get("segmentation")
-        if not mask:
-            raise ValueError(
-                f"'{file_name}' has an object of category {category} without a mask; set "
-                "use_instance_mask=False or leave the object out"
-            )
-        if self.instance_mask_format == "polygon" and not isinstance(mask, list):
-            raise ValueError(
-                f"'{file_name}' has an object of category {category} with a bitmap mask; set "
-                "instance_mask_format='bitmask'"
             )

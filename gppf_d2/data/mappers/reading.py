@@ -4,14 +4,21 @@ An image that PIL cannot decode is an OSError, an annotation that cannot be righ
 that whoever calls a mapper can tell a broken file from a wrong dataset. Detectron2's own
 ``read_image`` is not used: it looks for EXIF data first and swallows what goes wrong, and a
 truncated PNG comes back as a picture that is black where the data ended.
+
+An image may lie in a tar: the record then has "tar_file" and "tar_offset", where its data begin,
+and its "file_name" is a label, "<tar>:<member>". Nothing is unpacked and no tar stays open, so any
+number of processes may read from as many tars as there are.
 """
 
 from __future__ import annotations
 
+import io
 import struct
+import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
 
 import numpy as np
 from detectron2.data import detection_utils
@@ -19,7 +26,15 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image, ImageOps
 
 # what PIL's decoders raise for damaged files, beside OSError and its UnidentifiedImageError
-_DAMAGED = (OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    tarfile.TarError,
+)
 
 
 @contextmanager
@@ -42,33 +57,57 @@ def readable(file_name: str) -> Iterator[None]:
 
 
 def read_image(record: dict, image_format: str) -> np.ndarray:
-    """Read the image of a record; grey, palette and RGBA files become three channels.
+    """Read the image of a record as an array; see ``load_image``.
 
     Args:
-        record: with "file_name" and, optionally, "height" and "width", which are filled in.
+        record: as of ``load_image``.
         image_format: "RGB" or "BGR".
 
     Returns:
         uint8 [H, W, 3].
+    """
+    pixels = np.asarray(load_image(record))
+    return pixels[:, :, ::-1] if image_format == "BGR" else pixels
+
+
+def load_image(record: dict) -> Image.Image:
+    """Read the image of a record; grey, palette and RGBA files become three channels.
+
+    Args:
+        record: with "file_name", optionally "tar_file" and "tar_offset" (in bytes), and "height"
+            and "width", which are filled in where they are missing.
+
+    Returns:
+        The decoded image, upright, of mode "RGB".
 
     Raises:
         OSError: the file is missing or damaged.
         ValueError: the image has another size than the record says.
     """
-    with readable(record["file_name"]), PathManager.open(record["file_name"], "rb") as file:
+    with readable(record["file_name"]), _open_image(record) as file:
         image = Image.open(file)
         image.load()
-    pixels = np.asarray(_upright(image).convert("RGB"))
-    detection_utils.check_image_size(record, pixels)
-    return pixels[:, :, ::-1] if image_format == "BGR" else pixels
+    # what is wrong with the EXIF block is not wrong with the pixels: as good as none
+    with suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+    # of an array, the check looks at the shape alone
+    detection_utils.check_image_size(record, np.empty((image.height, image.width, 0)))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:
-        # the pixels are sound, only the EXIF block is not: as good as none
-        return image
+def _open_image(record: dict) -> BinaryIO:
+    """The encoded image of a record as a file."""
+    if "tar_file" not in record:
+        return PathManager.open(record["file_name"], "rb")
+    with PathManager.open(record["tar_file"], "rb") as tar:
+        tar.seek(record["tar_offset"] - tarfile.BLOCKSIZE)
+        header = tar.read(tarfile.BLOCKSIZE)
+        # raises where there is no header: the tar is shorter, or another one than was indexed
+        size = tarfile.TarInfo.frombuf(header, tarfile.ENCODING, "surrogateescape").size
+        data = tar.read(size)
+    if len(data) < size:
+        raise EOFError(f"the tar ends after {len(data)} of its {size} bytes")
+    return io.BytesIO(data)
 
 
 def read_map(file_name: str, height: int, width: int) -> np.ndarray:

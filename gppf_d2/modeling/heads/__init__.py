@@ -1,7 +1,16 @@
 """Heads of our own, and the rules every head has to keep, stock ones included."""
 
 from gppf_d2.modeling.heads.classification import ClassificationHead
+from gppf_d2.modeling.heads.contrastive import ContrastiveHead
 from gppf_d2.modeling.heads.depth import DepthHead
 from gppf_d2.modeling.heads.rules import check_input_format, replace_sync_norms
+from gppf_d2.modeling.heads.upernet import UperNetHead
 
-__all__ = ["ClassificationHead", "DepthHead", "check_input_format", "replace_sync_norms"]
+__all__ = [
+    "ClassificationHead",
+    "ContrastiveHead",
+    "DepthHead",
+    "UperNetHead",
+    "check_input_format",
+    "replace_sync_norms",
+]
