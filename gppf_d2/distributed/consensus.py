@@ -87,6 +87,15 @@ def agreed(group: dist.ProcessGroup | None = None) -> Iterator[None]:
         raise verdict from error
 
 
+def from_first(value: Any, group: dist.ProcessGroup | None = None) -> Any:
+    """Rank 0's value (a picklable object), on every rank. Collective: all ranks must call."""
+    if _alone(group):
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, group=group)
+    return box[0]
+
+
 def any_rank(flag: bool, group: dist.ProcessGroup | None = None) -> bool:
     """Whether the flag is set on any rank. Collective: all ranks must call."""
     if _alone(group):

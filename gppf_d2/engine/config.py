@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gppf_d2.engine.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 SECTIONS = (
     "input", "backbone", "gates", "tasks", "schedule", "optimizer", "lr_multiplier", "train",
@@ -108,6 +111,67 @@ def _keys(node: Any) -> list[str]:
     if OmegaConf.is_list(node):
         return [str(index) for index in range(len(node))]
     return []
+
+
+def batches_per_step(cfg: DictConfig, world_size: int) -> int:
+    """Processes x ``train.virtual_ranks`` x ``train.accumulation``."""
+    return world_size * int(cfg.train.virtual_ranks) * int(cfg.train.accumulation)
+
+
+def scale_to_batches(cfg: DictConfig, batches: int) -> DictConfig:
+    """The config for another number of batches per step than it was written for.
+
+    A step of ``train.reference_world_size`` batches (56 in the paper: one per GPU) has the learning
+    rate and the number of iterations that the config says. With k times as many, the linear rule
+    holds (Goyal et al., 2017): the learning rate is multiplied by k, and ``train.max_iter`` and the
+    periods of checkpoints, routes and evaluations are divided by k, so that a run sees the same
+    samples and a period is the same share of it. Warm-up and temperature are shares of the run.
+
+    Args:
+        cfg: the run's config; it is not changed.
+        batches: per step, see `batches_per_step`.
+
+    Returns:
+        The scaled config, whose reference is the present number: to scale it again changes nothing.
+        The config itself where ``reference_world_size`` is 0 (off) or the present number.
+
+    Raises:
+        UserError: ``reference_world_size`` is negative, or there is no ``optimizer.lr`` to scale.
+    """
+    reference = cfg.train.get("reference_world_size", 0)
+    if not isinstance(reference, int) or reference < 0:
+        raise UserError(
+            f"train.reference_world_size is {reference!r}; give the number of batches per step "
+            "that the config was written for, or 0 to scale nothing."
+        )
+    if reference in (0, batches):
+        return cfg
+    if "lr" not in cfg.optimizer:
+        raise UserError(
+            "train.reference_world_size scales optimizer.lr, which the config does not have; set "
+            "train.reference_world_size=0."
+        )
+    factor = batches / reference
+    scaled = OmegaConf.merge(OmegaConf.create(flags={"allow_objects": True}), cfg)
+    scaled.train.reference_world_size = batches
+    scaled.optimizer.lr = float(cfg.optimizer.lr) * factor
+    for key in ("max_iter", "checkpoint_period", "route_period", "eval_period"):
+        scaled.train[key] = _divided(int(cfg.train[key]), factor)
+    for task in scaled.tasks.values():
+        if task.get("eval_period"):
+            task.eval_period = _divided(int(task.eval_period), factor)
+    logger.info(
+        "%d batches a step instead of %d: learning rate %g (config: %g), %d iterations (config: "
+        "%d); train.reference_world_size=0 scales nothing",
+        batches, reference, scaled.optimizer.lr, cfg.optimizer.lr, scaled.train.max_iter,
+        cfg.train.max_iter,
+    )  # fmt: skip
+    return scaled
+
+
+def _divided(iterations: int, factor: float) -> int:
+    """A number of iterations at another pace; 0 stays 0, everything else at least 1."""
+    return max(1, round(iterations / factor)) if iterations else 0
 
 
 def config_text(cfg: DictConfig) -> str:

@@ -8,6 +8,7 @@ anything is gathered.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -17,19 +18,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from detectron2.config import instantiate
 from detectron2.data import build_detection_test_loader
 from detectron2.data.samplers import InferenceSampler
 from detectron2.evaluation import inference_context
 from omegaconf import DictConfig
 
-from gppf_d2.distributed.consensus import agree, broadcast_module
+from gppf_d2.distributed.consensus import agree, broadcast_module, from_first
 from gppf_d2.distributed.groups import ProcessGroups
 from gppf_d2.engine.checkpoint import write_atomically
 from gppf_d2.engine.errors import UserError, show_traceback
 from gppf_d2.engine.setup import add_head, load_records
 from gppf_d2.modeling.multitask import MultiTaskModel
+from gppf_d2.modeling.tta import augmented
 from gppf_d2.tasks.spec import Evaluation, Task
 
 logger = logging.getLogger(__name__)
@@ -73,8 +74,8 @@ def evaluate_tasks(
                 prefix = f"{evaluation.dataset}/" if len(task.evaluators) > 1 else ""
                 found.update({prefix + key: value for key, value in metrics.items()})
         results[name] = found
-        text = "  ".join(f"{key} {value:.4g}" for key, value in found.items() if key.count("/") < 2)
-        logger.info("Results of %s: %s", name, text[:1500])
+        text = "  ".join(f"{key} {value:.4g}" for key, value in overall(found).items())
+        logger.info("Results of %s: %s", name, text)
     return results
 
 
@@ -122,7 +123,7 @@ def _evaluate(
             batch_size=int(cfg.train.eval_batch_size),
             num_workers=int(cfg.train.num_workers),
         )
-        _infer(model, task.name, loader, evaluator, evaluation.dataset)
+        _infer(model, task.name, evaluation, loader, evaluator)
     except Exception as problem:
         mendable = isinstance(problem, (UserError, ValueError, KeyError, OSError))
         show_traceback(problem, always=not mendable)
@@ -135,28 +136,26 @@ def _evaluate(
         show_traceback(problem, always=True)
         error = f"The evaluator of task {task.name!r} on {evaluation.dataset!r} failed: {problem}"
     agree(error, groups.control)
-    if groups.control is not None:
-        box = [flat]
-        dist.broadcast_object_list(box, src=0, group=groups.control)
-        flat = box[0]
-    return flat
+    return from_first(flat, groups.control)
 
 
-def _infer(model: MultiTaskModel, name: str, loader, evaluator, dataset: str) -> None:
+def _infer(model: MultiTaskModel, name: str, evaluation: Evaluation, loader, evaluator) -> None:
     """This rank's share of the images, with a progress line every few seconds."""
+    plain = functools.partial(model.inference, name)
+    inference = augmented(plain, instantiate(evaluation.tta))
     start = said = time.perf_counter()
     with ExitStack() as stack:
         stack.enter_context(inference_context(model))
         stack.enter_context(torch.no_grad())
         for done, samples in enumerate(loader, start=1):
-            evaluator.process(samples, model.inference(name, samples))
+            evaluator.process(samples, inference(samples))
             now = time.perf_counter()
             if now - said > 5:
                 left = (now - start) / done * (len(loader) - done)
                 logger.info(
                     "%s on %s: %d of %d batches, %.0f s left",
                     name,
-                    dataset,
+                    evaluation.dataset,
                     done,
                     len(loader),
                     left,
@@ -173,6 +172,11 @@ def flatten(results: Mapping, prefix: str = "") -> dict[str, float]:
         else:
             flat[f"{prefix}{key}"] = float(value)
     return flat
+
+
+def overall(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Without the values of single classes, which evaluators name ``<metric>-<class>``."""
+    return {key: value for key, value in metrics.items() if "-" not in key}
 
 
 def write_results(path: Path, results: Results) -> None:

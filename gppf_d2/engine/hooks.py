@@ -20,7 +20,7 @@ from gppf_d2.distributed.consensus import check_replicas
 from gppf_d2.distributed.heartbeat import Heartbeat
 from gppf_d2.engine.checkpoint import write_atomically
 from gppf_d2.engine.errors import UserError
-from gppf_d2.engine.evaluate import Results, write_results
+from gppf_d2.engine.evaluate import Results, overall, write_results
 from gppf_d2.modeling.lego.controller import LinearTemperature
 
 logger = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ class EvaluationHook(HookBase):
         scalars = {
             f"eval/{task}/{metric}": value
             for task, metrics in results.items()
-            for metric, value in metrics.items()
+            for metric, value in overall(metrics).items()
         }
         trainer.storage.put_scalars(smoothing_hint=False, **scalars)
         if self.folder is not None:

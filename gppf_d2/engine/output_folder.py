@@ -12,6 +12,7 @@ from typing import Any
 
 import detectron2
 import torch
+import yaml
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
@@ -80,6 +81,15 @@ def describe(
         "gppf_d2": gppf_d2.__version__,
     }
     folder.joinpath("run.json").write_text(json.dumps(description, indent=2) + "\n")
+
+
+def reference_world_size(folder: Path) -> int:
+    """Batches a step that the run in the folder began with; 0 where none began or none are kept."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return 0
+    saved = yaml.safe_load(path.read_text()) or {}
+    return int((saved.get("train") or {}).get("reference_world_size") or 0)
 
 
 def _commit() -> str:

@@ -12,6 +12,7 @@ import datetime
 import json
 import logging
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 from detectron2.utils import comm
 from omegaconf import DictConfig
 
+from gppf_d2.data.index import join_run
 from gppf_d2.data.loader import TaskSource
 from gppf_d2.data.samples import one_line
 from gppf_d2.distributed.consensus import (
@@ -28,6 +30,7 @@ from gppf_d2.distributed.consensus import (
     agree,
     broadcast_module,
     compare,
+    from_first,
 )
 from gppf_d2.distributed.groups import (
     DEFAULT_TIMEOUT,
@@ -38,7 +41,7 @@ from gppf_d2.distributed.groups import (
 from gppf_d2.distributed.heartbeat import Heartbeat
 from gppf_d2.engine import output_folder, setup
 from gppf_d2.engine.checkpoint import Checkpointer, load_model_state, read_checkpoint
-from gppf_d2.engine.config import fingerprint, load_config
+from gppf_d2.engine.config import batches_per_step, fingerprint, load_config, scale_to_batches
 from gppf_d2.engine.ema import ParameterEMA
 from gppf_d2.engine.errors import (
     Interrupted,
@@ -119,10 +122,14 @@ class Session:
         self.metrics = TaskMetrics()
         self.groups = build_groups(None, self.rank)
         compare({"config": fingerprint(cfg)}, self.groups.control, what="configs")
+        # indexes that serve one run only are shared by its processes
+        join_run(from_first(secrets.token_hex(8), self.groups.control))
         fresh = arguments.training and not arguments.resume
         needs = arguments.eval_only and not arguments.checkpoint
         self.agreed(lambda: self.rank or output_folder.claim(self.folder, fresh, needs))
         self.agreed(lambda: output_folder.open_logs(self.folder, self.rank))
+        if arguments.training:
+            self.cfg = cfg = self.agreed(lambda: self._scaled(cfg))
         self.tasks = self.agreed(lambda: setup.build_tasks(cfg))
         # without training every rank holds every task, whatever the policy
         self.schedule = self.agreed(
@@ -157,6 +164,19 @@ class Session:
         except AgreedError as verdict:
             raise verdict from None
         return value
+
+    def _scaled(self, cfg: DictConfig) -> DictConfig:
+        """The config for this number of ranks; a resumed run keeps the pace that it began with."""
+        batches = batches_per_step(cfg, self.world_size)
+        began = output_folder.reference_world_size(self.folder) if self.arguments.resume else 0
+        if began and began != batches and cfg.train.get("reference_world_size"):
+            logger.warning(
+                "The run began with %d batches a step and goes on with %d; its learning rate and "
+                "number of iterations stay those of its start.",
+                began,
+                batches,
+            )
+        return scale_to_batches(cfg, began or batches)
 
     def _build_model(self) -> MultiTaskModel:
         model = setup.build_model(self.cfg, self.tasks, self.held)

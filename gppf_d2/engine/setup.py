@@ -17,6 +17,7 @@ from detectron2.data import DatasetCatalog
 from omegaconf import DictConfig, OmegaConf
 
 from gppf_d2.data.catalog import register_all
+from gppf_d2.data.index import RecordSequence, concatenate, open_records
 from gppf_d2.data.loader import TaskSource
 from gppf_d2.engine.checkpoint import load_model_state, read_checkpoint
 from gppf_d2.engine.errors import UserError
@@ -180,14 +181,16 @@ def load_model(
     return model.eval()
 
 
-def load_records(names: Iterable[str]) -> list[dict]:
-    """All records of the named datasets, one list.
+def load_records(names: Iterable[str]) -> RecordSequence:
+    """All records of the named datasets, one after the other, through their indexes.
+
+    Where a dataset has no index yet one process of each machine builds it and the others wait.
 
     Raises:
         UserError: an unknown or an empty dataset.
     """
     register_all()
-    records: list[dict] = []
+    found: list[RecordSequence] = []
     for name in names:
         if name not in DatasetCatalog:
             known = sorted(DatasetCatalog.list())
@@ -196,11 +199,11 @@ def load_records(names: Iterable[str]) -> list[dict]:
                 f"There is no dataset {name!r}; close to it are {', '.join(near) or 'none'} "
                 f"(of {len(known)} registered). Register it, or mend the name in the config."
             )
-        found = DatasetCatalog.get(name)
-        if not len(found):
+        records = open_records(name)
+        if not len(records):
             raise UserError(f"The dataset {name!r} has no sample; check its folder and its lists.")
-        records += list(found)
-    return records
+        found.append(records)
+    return concatenate(found)
 
 
 def build_data(
@@ -212,12 +215,11 @@ def build_data(
     for name in held:
         task = tasks[name]
         records = load_records(task.train)
+        if task.filter_empty:
+            records = records.select(records.annotated())
         factors = None
         if task.repeat_threshold > 0:
-            categories = [
-                {a["category_id"] for a in record.get("annotations", ())} for record in records
-            ]
-            factors = repeat_factors(categories, task.repeat_threshold)
+            factors = repeat_factors(records.categories(), task.repeat_threshold)
         streams[name] = Stream(name, len(records), seed, repeat_factors=factors)
         mapper = instantiate(task.mapper)
         image_format = getattr(mapper, "image_format", None)
@@ -242,6 +244,7 @@ def check_evaluations(tasks: Mapping[str, Task], best: Iterable[str]) -> None:
             load_records([evaluation.dataset])
             instantiate(evaluation.evaluator)
             instantiate(evaluation.mapper)
+            instantiate(evaluation.tta)
     evaluated = [name for name, task in tasks.items() if task.evaluators]
     for name in best:
         if name.partition("/")[0] not in evaluated or "/" not in name:

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gppf_d2.engine.config import config_text, fingerprint, load_config
+from gppf_d2.engine.config import (
+    batches_per_step,
+    config_text,
+    fingerprint,
+    load_config,
+    scale_to_batches,
+)
 from gppf_d2.engine.errors import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -75,3 +81,49 @@ def test_the_fingerprint_sees_every_change_but_the_output_folder() -> None:
     cfg = load_config(MINI)
     assert fingerprint(load_config(MINI, ["train.output_dir=/elsewhere"])) == fingerprint(cfg)
     assert fingerprint(load_config(MINI, ["tasks.scenes.batch_size=3"])) != fingerprint(cfg)
+
+
+def scaled(*overrides: str, batches: int):
+    cfg = load_config(MINI, ["train.reference_world_size=56", *overrides])
+    return cfg, scale_to_batches(cfg, batches)
+
+
+def test_k_times_the_batches_are_k_times_the_rate_and_a_kth_of_the_iterations() -> None:
+    given = ["train.max_iter=1000", "train.eval_period=100", "tasks.scenes.eval_period=10"]
+    cfg, half = scaled(*given, batches=28)
+    assert half.optimizer.lr == cfg.optimizer.lr / 2
+    assert (half.train.max_iter, half.train.eval_period) == (2000, 200)
+    assert half.train.checkpoint_period == 2 * cfg.train.checkpoint_period
+    assert half.tasks.scenes.eval_period == 20
+    assert half.train.log_period == cfg.train.log_period
+    assert cfg.train.max_iter == 1000, "the given config was changed"
+
+
+def test_scaling_ends_where_it_began() -> None:
+    _, half = scaled(batches=28)
+    assert scale_to_batches(half, 28) is half, "a second time changes something"
+    back = scale_to_batches(half, 56)
+    cfg, _ = scaled(batches=28)
+    assert config_text(back) == config_text(cfg)
+
+
+def test_nothing_is_scaled_at_the_reference_or_without_one() -> None:
+    cfg, same = scaled(batches=56)
+    assert same is cfg
+    off = load_config(MINI, [])
+    assert scale_to_batches(off, 3) is off
+
+
+def test_periods_never_become_zero_and_zero_stays() -> None:
+    _, many = scaled("train.max_iter=2", "train.eval_period=0", batches=5600)
+    assert (many.train.max_iter, many.train.eval_period) == (1, 0)
+
+
+def test_batches_per_step_are_ranks_times_virtual_ranks_times_accumulation() -> None:
+    cfg = load_config(MINI, ["train.virtual_ranks=4", "train.accumulation=7"])
+    assert batches_per_step(cfg, 2) == 56
+
+
+def test_a_reference_that_cannot_be_meant_is_refused() -> None:
+    with pytest.raises(UserError, match="reference_world_size is -1"):
+        scale_to_batches(load_config(MINI, ["train.reference_world_size=-1"]), 2)
