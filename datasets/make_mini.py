@@ -6,6 +6,11 @@
 makes ``<root>/mini``, which gppf_d2 registers as
 ``mini_{objects,scenes,parsing,depth,voc}_{train,val}``. The same options give the same bytes; a
 complete world of the same options is left alone. See ``README.md`` for what is in it.
+
+    python datasets/make_mini.py --official --root ROOT [--seed 0]
+
+writes miniatures of the official downloads (COCO, LVIS, Objects365, ...) instead, each in its own
+layout, for the ``prepare_*.py`` scripts beside this one.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+from miniworld import official
 from miniworld.build import Settings, build
 
 
@@ -39,13 +45,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         value = getattr(default, name)
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default: {value})")
+    parser.add_argument(
+        "--official",
+        action="store_true",
+        help="miniatures of the official downloads under ROOT; no option but --seed",
+    )
     options = parser.parse_args(arguments)
     start = time.monotonic()
     # Pictures this small gain nothing from threads, and the other core may be somebody else's.
     cv2.setNumThreads(1)
     try:
         settings = Settings(options.seed, options.size, options.scenes, options.objects)
-        build(options.root.expanduser(), settings)
+        if options.official and settings != Settings(options.seed):
+            raise ValueError(
+                "--size, --scenes and --objects are not for --official; leave them out"
+            )
+        if options.official:
+            official.build(options.root.expanduser(), options.seed)
+        else:
+            build(options.root.expanduser(), settings)
     except ValueError as error:
         print(f"make_mini.py: {error}", file=sys.stderr)
         return 2

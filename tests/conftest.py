@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,21 @@ from pathlib import Path
 import pytest
 
 MAKE_MINI = Path(__file__).resolve().parent.parent / "datasets" / "make_mini.py"
+OFFICIAL = MAKE_MINI.parent / "miniworld" / "official"
+
+# One process for all scripts: what they import is imported once.
+PREPARE = """
+import os, runpy, sys
+root, *scripts = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(scripts[0]))
+for script in scripts:
+    sys.argv = [script, "--root", root]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            sys.exit(f"{script} ended with {end.code!r}")
+"""
 
 
 def make_mini(root: Path, *options: str) -> subprocess.CompletedProcess:
@@ -39,3 +55,26 @@ def mini_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["DETECTRON2_DATASETS"]
     else:
         os.environ["DETECTRON2_DATASETS"] = before
+
+
+def prepare_official(root: Path, *names: str) -> subprocess.CompletedProcess:
+    """Run ``datasets/prepare_<name>.py --root root`` for the names, or for all there are."""
+    scripts = [MAKE_MINI.parent / f"prepare_{name}.py" for name in names]
+    scripts = scripts or sorted(MAKE_MINI.parent.glob("prepare_*.py"))
+    command = [sys.executable, "-c", PREPARE, str(root), *map(str, scripts)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="session")
+def official_root(mini_root: Path) -> Path:
+    """The miniatures of all official downloads, prepared and registered, beside the miniature
+    world: 16 + 6 pictures per dataset, with sides of 64 to 160 pixels."""
+    made = make_mini(mini_root, "--official")
+    assert made.returncode == 0, made.stderr
+    prepared = prepare_official(mini_root)
+    assert prepared.returncode == 0, prepared.stderr
+    for path in sorted(OFFICIAL.glob("*.py")):
+        if path.stem not in ("__init__", "world"):
+            module = importlib.import_module(f"gppf_d2.data.catalog.{path.stem}")
+            module.register(str(mini_root))
+    return mini_root

@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
+from scipy.io import savemat
 
 from .scene import CLASSES, FURTHEST, STUFF
 from .shot import OTHER, Seen, Shot
@@ -52,6 +53,19 @@ class Folder:
         buffer = io.BytesIO()
         Image.fromarray(values).save(buffer, "PNG", compress_level=6)
         self.write(name, buffer.getvalue())
+
+    def mat(self, name: str, variables: dict) -> None:
+        """A MATLAB 5 file."""
+        self.write(name, mat_bytes(variables))
+
+
+def mat_bytes(variables: dict) -> bytes:
+    """Variables as a MATLAB 5 file whose header has no date."""
+    buffer = io.BytesIO()
+    savemat(buffer, variables, do_compression=True)
+    buffer.seek(0)
+    buffer.write(b"MATLAB 5.0 MAT-file".ljust(116))
+    return buffer.getvalue()
 
 
 def polygons(mask: np.ndarray) -> list[list[float]]:

@@ -11,6 +11,18 @@ import importlib
 import os
 import pkgutil
 
+# training and validation sets of the eight pre-training tasks (paper, section 3.1)
+GPPF_15M = (
+    "imagenet_21k_p_train", "imagenet_21k_p_val",
+    "coco_2017_train", "coco_2017_val",
+    "lvis_v1_train", "lvis_v1_val",
+    "objects365_v2_train", "objects365_v2_val",
+    "openimages_challenge_2019_train", "openimages_challenge_2019_val",
+    "ade20k_sem_seg_train", "ade20k_sem_seg_val",
+    "voc_2012_aug_sem_seg_train", "voc_2012_sem_seg_val",
+    "coco_stuff_164k_sem_seg_train", "coco_stuff_164k_sem_seg_val",
+)  # fmt: skip
+
 
 def register_all(root: str | os.PathLike[str] | None = None) -> None:
     """Register the datasets of all modules of this package; calling it again changes nothing.

@@ -16,12 +16,11 @@ import json
 import os
 
 import numpy as np
-from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
 
+from gppf_d2.data.catalog.coco import THINGS
 from gppf_d2.data.registration import mask_annotation, register_coco_json, register_dataset
 
-THINGS = [category for category in COCO_CATEGORIES if category["isthing"]]
 CONTIGUOUS = {category["id"]: index for index, category in enumerate(THINGS)}
 
 

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json, load_sem_seg
+from detectron2.data.datasets import load_sem_seg
 from detectron2.data.datasets.pascal_voc import load_voc_instances
 from PIL import Image
+
+from gppf_d2.data.registration import register_coco_json, register_dataset
 
 CLASSES = ("ball", "cone", "crate", "drum", "gem", "house", "mushroom", "ring")
 STUFF_CLASSES = ("ground", "sky", "wall", *CLASSES)
@@ -65,20 +65,6 @@ def load_objects(folder: str, split: str) -> list[dict]:
         _sized({"file_name": path, "image_id": index, "label": label})
         for index, (label, path) in enumerate(files)
     ]
-
-
-def _coco(folder: str, split: str) -> tuple[str, str]:
-    coco = os.path.join(folder, "coco")
-    json_file = os.path.join(coco, "annotations", f"instances_{split}2017.json")
-    return json_file, os.path.join(coco, f"{split}2017")
-
-
-def load_scenes(folder: str, split: str) -> list[dict]:
-    """Records of ``coco/annotations/instances_<split>2017.json``."""
-    json_file, image_root = _coco(folder, split)
-    # pycocotools prints while it reads; a missing file is reported before.
-    os.stat(json_file)
-    return load_coco_json(json_file, image_root, f"mini_scenes_{split}")
 
 
 def load_parsing(folder: str, split: str) -> list[dict]:
@@ -131,28 +117,6 @@ def load_voc(folder: str, split: str) -> list[dict]:
     return load_voc_instances(os.path.join(folder, "VOC2012"), split, CLASSES)
 
 
-def _load(root: str, name: str, read: Callable[[str, str], list[dict]], split: str) -> list[dict]:
-    try:
-        return read(os.path.join(root, "mini"), split)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"dataset '{name}' needs '{error.filename or error}', which does not exist; make the "
-            f"miniature world with `python datasets/make_mini.py --root {root}`, or name the "
-            "folder that holds it with DETECTRON2_DATASETS or --data-root"
-        ) from error
-
-
-def _register(root: str, name: str, read: Callable, split: str, **metadata: Any) -> None:
-    # As registration.register_dataset, but a missing world is made by a command, not downloaded.
-    if name in DatasetCatalog:
-        if MetadataCatalog.get(name).get("data_root", root) == root:
-            return
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-    DatasetCatalog.register(name, functools.partial(_load, root, name, read, split))
-    MetadataCatalog.get(name).set(data_root=root, **metadata)
-
-
 def register(root: str) -> None:
     """Register the ten datasets; ``root`` is the folder that holds ``mini``."""
     root = os.path.abspath(root)
@@ -165,15 +129,23 @@ def register(root: str) -> None:
         "evaluator_type": "sem_seg",
     }
     depth = {"depth_range": DEPTH_RANGE, "evaluator_type": "depth"}
+    folder = os.path.join(root, "mini")
+    hint = f"make the miniature world with `python datasets/make_mini.py --root {root}`"
     for split in ("train", "val"):
-        json_file, image_root = _coco(os.path.join(root, "mini"), split)
-        scenes = {
-            "json_file": json_file,
-            "image_root": image_root,
-            "thing_dataset_id_to_contiguous_id": {i + 1: i for i in range(len(CLASSES))},
-        }
-        _register(root, f"mini_objects_{split}", load_objects, split, **objects)
-        _register(root, f"mini_scenes_{split}", load_scenes, split, **scenes, **things)
-        _register(root, f"mini_parsing_{split}", load_parsing, split, **parsing)
-        _register(root, f"mini_depth_{split}", load_depth, split, **depth)
-        _register(root, f"mini_voc_{split}", load_voc, split, **things)
+        for kind, load, metadata in (
+            ("objects", load_objects, objects),
+            ("parsing", load_parsing, parsing),
+            ("depth", load_depth, depth),
+            ("voc", load_voc, things),
+        ):
+            read = functools.partial(load, folder, split)
+            register_dataset(f"mini_{kind}_{split}", root, read, hint=hint, **metadata)
+        register_coco_json(
+            f"mini_scenes_{split}",
+            root,
+            os.path.join(folder, "coco", "annotations", f"instances_{split}2017.json"),
+            os.path.join(folder, "coco", f"{split}2017"),
+            {index + 1: name for index, name in enumerate(CLASSES)},
+            hint=hint,
+            thing_colors=COLORS,
+        )
