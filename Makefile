@@ -10,10 +10,14 @@ PY := $(ENV)/bin/python
 STAMP := $(ENV)/.gppf_d2-installed
 DEMO ?= output/demo
 DEMO_DATA ?= output/data
+OFFICIAL ?= output/official
+OFFICIAL_RUN ?= output/gppf_r50_mini
+# two test files at a time; several processes each, where a test starts processes
+PARALLEL ?= -n 2 --dist loadfile
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format bench clean
+.PHONY: help install demo official test test-all check format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +37,8 @@ $(STAMP): pyproject.toml constraints.txt detectron2.txt | $(PY)
 	    $(PY) -m pip install --quiet -c constraints.txt torch torchvision; \
 	fi
 	$(PY) -m pip install --quiet -c $(ENV)/constraints.txt -e ".[dev]"
+	@# lvis-api is a reference of tests; what it requires would put a second OpenCV beside ours
+	$(PY) -m pip install --quiet --no-deps lvis==0.5.3
 	@if $(PY) -c "import detectron2" 2>/dev/null; then \
 	    echo "Detectron2 is there already: left alone"; \
 	else \
@@ -53,17 +59,25 @@ demo: $(STAMP) ## the main job on a miniature world: train, evaluate, export, re
 	$(PY) -m gppf_d2.tools.contact_sheets $(DEMO) --min-score 0.15 --data-root $(DEMO_DATA)
 	$(PY) -m gppf_d2.tools.report $(DEMO)
 
+official: $(STAMP) ## the eight pre-training tasks on miniatures of the official datasets
+	$(PY) datasets/make_mini.py --official --root $(OFFICIAL)
+	@set -e; for script in datasets/prepare_*.py; do $(PY) $$script --root $(OFFICIAL); done
+	$(PY) -m gppf_d2.tools.check_dataset --all --data-root $(OFFICIAL)
+	@if [ -f "$(OFFICIAL_RUN)/run.json" ]; then rm -rf "$(OFFICIAL_RUN)"; fi
+	$(PY) train_net.py --config-file configs/quick/pretrain/gppf_r50.py --num-processes 2 \
+	    --data-root $(OFFICIAL) train.output_dir=$(OFFICIAL_RUN)
+
 test: $(STAMP) ## every mechanism, one tiny twin per config family (under 15 minutes on 2 cores)
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow" $(PARALLEL)
 
 test-all: $(STAMP) ## the same and every config
-	$(PY) -m pytest
+	$(PY) -m pytest $(PARALLEL)
 
 check: $(STAMP) ## lint, format, import directions, tests
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m pytest tests/test_rooms.py
-	$(PY) -m pytest -m "not slow" --ignore tests/test_rooms.py
+	$(PY) -m pytest -m "not slow" $(PARALLEL) --ignore tests/test_rooms.py
 
 format: $(STAMP) ## let ruff format and sort imports
 	$(PY) -m ruff check --fix .
@@ -74,6 +88,9 @@ bench: $(STAMP) ## ratios against peers and baselines, each from one run
 	$(PY) -m gppf_d2.tools.bench_task_average
 	$(PY) -m gppf_d2.tools.bench_lego
 	$(PY) -m gppf_d2.tools.bench_step
+	$(PY) -m gppf_d2.tools.bench_index
+	$(PY) -m gppf_d2.tools.bench_mapper
+	$(PY) -m gppf_d2.tools.bench_evaluation
 
 clean: ## remove caches, keep the environment and what runs wrote
 	rm -rf build .pytest_cache .ruff_cache

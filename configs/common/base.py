@@ -72,6 +72,9 @@ train = dict(
     output_dir="output/run",
     seed=0,
     max_iter=500_000,
+    # batches per step (ranks x virtual_ranks x accumulation) that lr and max_iter are meant for;
+    # with k times as many, lr is multiplied and max_iter and the periods divided by k. 0: never
+    reference_world_size=0,
     # auto (the GPU where there is one), cpu, cuda
     device="auto",
     # float32, bfloat16 or float16 (autocast)

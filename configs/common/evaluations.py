@@ -13,6 +13,8 @@ from gppf_d2.evaluation import (
     ClassificationEvaluator,
     DepthEvaluator,
     DetectionEvaluator,
+    LVISEvaluator,
+    OpenImagesEvaluator,
     SemanticEvaluator,
 )
 
@@ -32,16 +34,30 @@ def top1(dataset, image_size=224):
     )
 
 
-def boxes(dataset, masks=True, short=800, longest=1333):
+def _detection(dataset, evaluator, short, longest, **arguments):
     return dict(
         dataset=dataset,
-        evaluator=L(DetectionEvaluator)(
-            dataset_name=dataset, tasks=["bbox", "segm"] if masks else ["bbox"]
-        ),
+        evaluator=L(evaluator)(dataset_name=dataset, **arguments),
         mapper=L(DetectionMapper)(
             is_train=False, augmentations=resize(short, longest), image_format=FORMAT
         ),
     )
+
+
+def boxes(dataset, masks=True, short=800, longest=1333):
+    """COCO's average precision."""
+    kinds = ["bbox", "segm"] if masks else ["bbox"]
+    return _detection(dataset, DetectionEvaluator, short, longest, tasks=kinds)
+
+
+def lvis(dataset, short=800, longest=1333):
+    """LVIS' average precision of boxes and masks, by frequency too."""
+    return _detection(dataset, LVISEvaluator, short, longest, tasks=["bbox", "segm"])
+
+
+def open_images(dataset, short=800, longest=1333):
+    """AP50 of the Open Images challenge."""
+    return _detection(dataset, OpenImagesEvaluator, short, longest)
 
 
 def miou(dataset, short=512, longest=2048):

@@ -1,7 +1,7 @@
-"""Heads of the four kinds of task, around a view of the shared backbone.
+"""Heads of the kinds of task, around a view of the shared backbone.
 
-Detection and semantic segmentation are Detectron2's own meta-architectures, unmodified. Sizes are
-arguments, so that the quick configs are the same heads, only thinner.
+Detection is Detectron2's own meta-architectures, unmodified, and so is the segmentor around
+UperNet. Sizes are arguments, so that the quick configs are the same heads, only thinner.
 """
 
 from detectron2.config import LazyCall as L
@@ -10,59 +10,85 @@ from detectron2.model_zoo import get_config
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.meta_arch.semantic_seg import SemanticSegmentor, SemSegFPNHead
 
-from gppf_d2.modeling.heads import ClassificationHead, DepthHead
+from gppf_d2.modeling.heads import ClassificationHead, ContrastiveHead, DepthHead, UperNetHead
 from gppf_d2.modeling.view import SharedBackbone
 
-STAGES = ["res2", "res3", "res4", "res5"]
+STAGES = ("res2", "res3", "res4", "res5")
 PIXELS = dict(pixel_mean="${input.pixel_mean}", pixel_std="${input.pixel_std}")
 
 
-def classification(num_classes, label_smoothing=0.1):
+def classification(num_classes, label_smoothing=0.1, stages=STAGES):
     """A linear layer on the pooled last feature (paper, section 4.1)."""
     return L(ClassificationHead)(
-        backbone=L(SharedBackbone)(out_features=["res5"]),
+        backbone=L(SharedBackbone)(out_features=[stages[-1]]),
         num_classes=num_classes,
         label_smoothing=label_smoothing,
         **PIXELS,
     )
 
 
-def _fpn(channels, **arguments):
+def contrastive(stages=STAGES):
+    """SimCLR's projection of the pooled last feature: a task without labels."""
+    return L(ContrastiveHead)(backbone=L(SharedBackbone)(out_features=[stages[-1]]), **PIXELS)
+
+
+def _fpn(channels, stages=STAGES, **arguments):
     return L(FPN)(
-        bottom_up=L(SharedBackbone)(out_features=STAGES),
-        in_features=STAGES,
+        bottom_up=L(SharedBackbone)(out_features=list(stages)),
+        in_features=list(stages),
         out_channels=channels,
         **arguments,
     )
 
 
-def mask_rcnn(
+def rcnn(
     num_classes,
     masks=True,
+    cascade=False,
     channels=256,
-    fc_dim=1024,
+    box_convs=0,
+    fc_dims=(1024, 1024),
+    rpn_convs=1,
+    fpn_norm="",
+    head_norm="",
     anchor_sizes=(32, 64, 128, 256, 512),
     proposals=1000,
-    fpn_norm="",
+    score_threshold=0.05,
+    detections=100,
+    stages=STAGES,
 ):
-    """Mask R-CNN (or Faster R-CNN) with FPN; one anchor size per level, strides 4 to 64."""
-    model = get_config("common/models/mask_rcnn_fpn.py").model
-    model.backbone.bottom_up = L(SharedBackbone)(out_features=STAGES)
-    model.backbone.in_features = STAGES
+    """Faster, Mask or Cascade R-CNN with FPN; one anchor size per level, strides 4 to 64.
+
+    ``box_convs`` convolutions stand before the ``fc_dims`` of every box head; ``head_norm`` follows
+    the convolutions of box heads and mask head.
+    """
+    name = "cascade_rcnn" if cascade else "mask_rcnn_fpn"
+    model = get_config(f"common/models/{name}.py").model
+    model.backbone.bottom_up = L(SharedBackbone)(out_features=list(stages))
+    model.backbone.in_features = list(stages)
     model.backbone.out_channels = channels
     model.backbone.norm = fpn_norm
-    model.proposal_generator.head.in_channels = channels
-    model.proposal_generator.anchor_generator.sizes = [[size] for size in anchor_sizes]
-    model.proposal_generator.pre_nms_topk = (2 * proposals, proposals)
-    model.proposal_generator.post_nms_topk = (proposals, proposals)
+    rpn = model.proposal_generator
+    rpn.head.in_channels = channels
+    rpn.head.conv_dims = [-1] * rpn_convs
+    rpn.anchor_generator.sizes = [[size] for size in anchor_sizes]
+    rpn.pre_nms_topk = (2 * proposals, proposals)
+    rpn.post_nms_topk = (proposals, proposals)
     roi = model.roi_heads
     roi.num_classes = num_classes
-    roi.box_head.input_shape = ShapeSpec(channels=channels, height=7, width=7)
-    roi.box_head.fc_dims = [fc_dim, fc_dim]
-    roi.box_predictor.input_shape = ShapeSpec(channels=fc_dim)
+    for head in roi.box_heads if cascade else [roi.box_head]:
+        head.input_shape = ShapeSpec(channels=channels, height=7, width=7)
+        head.conv_dims = [channels] * box_convs
+        head.fc_dims = list(fc_dims)
+        head.conv_norm = head_norm
+    for predictor in roi.box_predictors if cascade else [roi.box_predictor]:
+        predictor.input_shape = ShapeSpec(channels=fc_dims[-1])
+        predictor.test_score_thresh = score_threshold
+        predictor.test_topk_per_image = detections
     if masks:
         roi.mask_head.input_shape = ShapeSpec(channels=channels, width=14, height=14)
         roi.mask_head.conv_dims = [channels] * 5
+        roi.mask_head.conv_norm = head_norm
     else:
         for key in ("mask_in_features", "mask_pooler", "mask_head"):
             del roi[key]
@@ -90,10 +116,40 @@ def semantic_fpn(num_classes, channels=256, conv_dims=128):
     )
 
 
+def upernet(
+    num_classes,
+    stages=STAGES,
+    widths=(256, 512, 1024, 2048),
+    channels=512,
+    auxiliary_channels=256,
+):
+    """UperNet with an auxiliary FCN head on the last stage but one (paper, D.1).
+
+    ``widths`` are the channels of the stages.
+    """
+    shapes = {
+        stage: ShapeSpec(channels=width, stride=4 * 2**level)
+        for level, (stage, width) in enumerate(zip(stages, widths))
+    }
+    return L(SemanticSegmentor)(
+        backbone=L(SharedBackbone)(out_features=list(stages)),
+        sem_seg_head=L(UperNetHead)(
+            input_shape=shapes,
+            num_classes=num_classes,
+            channels=channels,
+            auxiliary_feature=stages[-2],
+            auxiliary_channels=auxiliary_channels,
+            auxiliary_weight=0.4,
+            ignore_value=255,
+        ),
+        **PIXELS,
+    )
+
+
 def depth(max_depth, min_depth=1e-3, channels=128):
     """A small pixel head on all stages; predicts metres."""
     return L(DepthHead)(
-        backbone=L(SharedBackbone)(out_features=STAGES),
+        backbone=L(SharedBackbone)(out_features=list(STAGES)),
         depth_range=(min_depth, max_depth),
         channels=channels,
         **PIXELS,

@@ -13,7 +13,7 @@ from gppf_d2.data.mappers import (
 from gppf_d2.tasks.spec import Task
 
 from .evaluations import FORMAT, boxes, metres, miou, top1
-from .heads import classification, depth, mask_rcnn, semantic_fpn
+from .heads import classification, depth, rcnn, semantic_fpn
 
 SIZE = 112
 CROP = 64
@@ -32,11 +32,11 @@ def _augment(low=0.8, high=1.25):
 
 
 def _detector(masks):
-    return mask_rcnn(
+    return rcnn(
         num_classes=len(CLASSES),
         masks=masks,
         channels=64,
-        fc_dim=256,
+        fc_dims=(256, 256),
         anchor_sizes=(12, 24, 40, 64, 96),
         proposals=200,
         fpn_norm="BN",

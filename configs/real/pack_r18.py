@@ -19,7 +19,7 @@ from gppf_d2.data.mappers import (
 from gppf_d2.tasks.spec import Task
 
 from ..common.evaluations import FORMAT, boxes, metres, miou, top1
-from ..common.heads import classification, depth, mask_rcnn, semantic_fpn
+from ..common.heads import classification, depth, rcnn, semantic_fpn
 from ..common.short import backbone, gates, input, lr_multiplier, optimizer, schedule, train
 
 SHORT, LONGEST = 160, 256
@@ -46,11 +46,11 @@ def _detection(train, test, num_classes, masks, weight, anchors=(16, 32, 64, 128
         ),
         batch_size=4,
         weight=weight,
-        head=mask_rcnn(
+        head=rcnn(
             num_classes,
             masks,
             channels=64,
-            fc_dim=256,
+            fc_dims=(256, 256),
             proposals=200,
             anchor_sizes=anchors,
             fpn_norm="BN",

@@ -55,8 +55,19 @@ def train(
     config: str, output: Path, *arguments: str, processes: int = 2, status: int = 0
 ) -> subprocess.CompletedProcess[str]:
     """Run to the end and check the exit status."""
+    return _run(command(config, output, *arguments, processes=processes), status)
+
+
+def train_config(config: Path, output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a config file as it is on two processes, but for the overrides."""
+    line = [sys.executable, str(PROJECT / "train_net.py"), "--config-file", str(config)]
+    line += ["--num-processes", "2", *arguments, f"train.output_dir={output}"]
+    return _run(line, status=0)
+
+
+def _run(line: list[str], status: int) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        command(config, output, *arguments, processes=processes),
+        line,
         capture_output=True,
         text=True,
         timeout=240,

@@ -20,12 +20,17 @@ from tests.engine.runs import QUICK
 from tests.harness import run_distributed
 
 RANKS = 3
+MODES = ("soft", "hard")
 
 
-def parameters_after(rank: int, world_size: int, root: str, output: str, mode: str) -> dict:
-    """Train two steps with ``RANKS`` ranks in all and return the parameters as numpy arrays."""
+def parameters_of_both(rank: int, world_size: int, root: str, output: str) -> dict:
+    """Train two steps with ``RANKS`` ranks in all, in each mode: parameters as numpy arrays."""
     os.environ["DETECTRON2_DATASETS"] = root
     torch.set_default_dtype(torch.float64)
+    return {mode: parameters_after(world_size, output, mode) for mode in MODES}
+
+
+def parameters_after(world_size: int, output: str, mode: str) -> dict:
     overrides = [
         "backbone.norm=FrozenBN", f"gates.mode={mode}", "train.max_iter=2",
         "train.num_workers=0", f"train.output_dir={output}/{world_size}_{mode}",
@@ -42,24 +47,20 @@ def parameters_after(rank: int, world_size: int, root: str, output: str, mode: s
     return {n: p.detach().numpy() for n, p in session.model.named_parameters()}
 
 
-def alone(root: str, output: str, mode: str) -> dict:
+def alone(root: str, output: str) -> dict:
     """The same in one process of its own: the default dtype is a global setting."""
     context = torch.multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        return pool.apply(parameters_after, (0, 1, root, output, mode))
+        return pool.apply(parameters_of_both, (0, 1, root, output))
 
 
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize("mode", ["soft", "hard"])
-def test_i5_equivalence_of_ranks_and_virtual_ranks(
-    mini_root: Path, tmp_path: Path, mode: str
-) -> None:
+def test_i5_equivalence_of_ranks_and_virtual_ranks(mini_root: Path, tmp_path: Path) -> None:
     assert not dist.is_initialized()
-    one = alone(str(mini_root), str(tmp_path), mode)
-    many = run_distributed(
-        parameters_after, RANKS, str(mini_root), str(tmp_path), mode, timeout=150
-    )
-    for name, value in one.items():
-        for rank in range(RANKS):
-            difference = abs(many[rank][name] - value).max()
-            assert difference < 1e-10, f"{name} on rank {rank}: {difference}"
+    one = alone(str(mini_root), str(tmp_path))
+    many = run_distributed(parameters_of_both, RANKS, str(mini_root), str(tmp_path), timeout=200)
+    for mode in MODES:
+        for name, value in one[mode].items():
+            for rank in range(RANKS):
+                difference = abs(many[rank][mode][name] - value).max()
+                assert difference < 1e-10, f"{name} on rank {rank}, {mode}: {difference}"

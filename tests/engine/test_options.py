@@ -36,12 +36,12 @@ def test_bf16_checkpointing_and_pinned_tasks_resume_bitwise(
 ) -> None:
     options = (
         *TWO, "train.amp=bfloat16", "backbone.checkpoint=true", "schedule.policy=pinned",
-        "train.max_iter=4", "train.checkpoint_period=2", "train.ema_decay=0.5",
+        "train.max_iter=2", "train.checkpoint_period=1", "train.ema_decay=0.5",
     )  # fmt: skip
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     train("mini_r18", whole, *options)
     resumed.mkdir()
-    (whole / "model_0000002.pth").rename(resumed / "model_0000002.pth")
+    (whole / "model_0000001.pth").rename(resumed / "model_0000001.pth")
     train("mini_r18", resumed, *options, "--resume")
     one, two = checkpoint(whole, "model_final"), checkpoint(resumed, "model_final")
     assert any(name.startswith("heads.objects.") for name in one["optimizer"])
@@ -92,7 +92,8 @@ def test_every_quick_config_trains_evaluates_and_resumes(
     train(config, output, "train.max_iter=2", "train.checkpoint_period=1", processes=processes)
     (output / "model_0000002.pth").unlink()
     train(config, output, "train.max_iter=2", "--resume", processes=processes)
-    assert len(json.loads((output / "results.json").read_text())) == 5
+    results = json.loads((output / "results.json").read_text())
+    assert len(results) == (6 if config.endswith("contrastive") else 5)
 
 
 @pytest.mark.slow

@@ -1,0 +1,119 @@
+"""The eight pre-training tasks of GPPF-15M (paper, sections 3.1 and 4.1; numbers: D.1).
+
+        task          weight  batch  images       head
+        in21k          4.0     96    11 M         linear
+        coco           2.5      8    118 k        Mask R-CNN
+        lvis           2.5      8    100 k        Mask R-CNN
+        objects365     4.0     12    1.7 M        Faster R-CNN
+        open_images    4.0     12    1.7 M        Faster R-CNN
+        ade20k         1.0      8    20 k         UperNet
+        coco_stuff     2.0      8    118 k        UperNet
+        voc            1.0      8    10.6 k       UperNet
+
+Batch sizes are per process. Left open by the paper and chosen here: LVIS repeats rare categories
+(threshold 0.001, Detectron2's convention), and detectors of many classes keep 300 detections an
+image from a score of 0.0001 on, as Detectron2's LVIS baselines do.
+"""
+
+from detectron2.config import LazyCall as L
+
+from gppf_d2.tasks.spec import Task
+
+from .evaluations import boxes, lvis, miou, open_images, top1
+from .heads import STAGES, classification, rcnn, upernet
+from .recipes import cropped_segmentation, large_scale_jitter, mixed_classification
+
+WIDTHS = (256, 512, 1024, 2048)  # channels of ResNet-50's stages
+SIZE = 1024
+
+
+def _detector(num_classes, masks=False, many=False, **backbone):
+    """Heads of the 100-epoch LSJ baseline [29]: 2 conv RPN, 4 conv + 1 fc box heads."""
+    return rcnn(
+        num_classes=num_classes,
+        masks=masks,
+        box_convs=4,
+        fc_dims=(1024,),
+        rpn_convs=2,
+        fpn_norm="BN",
+        head_norm="BN",
+        score_threshold=1e-4 if many else 0.05,
+        detections=300 if many else 100,
+        **backbone,
+    )
+
+
+def gppf_tasks(stages=STAGES, widths=WIDTHS, cascade=False):
+    """All eight, around a backbone whose ``stages`` have ``widths`` channels."""
+    on = dict(stages=stages, cascade=cascade)
+    pixels = dict(stages=stages, widths=widths)
+    return dict(
+        in21k=L(Task)(
+            train="imagenet_21k_p_train",
+            batch_size=96,
+            weight=4.0,
+            head=classification(10_450, label_smoothing=0.1, stages=stages),
+            evaluators=[top1("imagenet_21k_p_val")],
+            **mixed_classification(10_450),
+        ),
+        coco=L(Task)(
+            train="coco_2017_train",
+            batch_size=8,
+            weight=2.5,
+            head=_detector(80, masks=True, **on),
+            evaluators=[boxes("coco_2017_val", short=SIZE, longest=SIZE)],
+            **large_scale_jitter(80, masks=True, size=SIZE),
+        ),
+        lvis=L(Task)(
+            train="lvis_v1_train",
+            batch_size=8,
+            weight=2.5,
+            repeat_threshold=0.001,
+            head=_detector(1203, masks=True, many=True, **on),
+            evaluators=[lvis("lvis_v1_val", short=SIZE, longest=SIZE)],
+            **large_scale_jitter(1203, masks=True, size=SIZE),
+        ),
+        objects365=L(Task)(
+            train="objects365_v2_train",
+            batch_size=12,
+            weight=4.0,
+            head=_detector(365, **on),
+            evaluators=[boxes("objects365_v2_val", masks=False, short=SIZE, longest=SIZE)],
+            **large_scale_jitter(365, masks=False, size=SIZE),
+        ),
+        open_images=L(Task)(
+            train="openimages_challenge_2019_train",
+            batch_size=12,
+            weight=4.0,
+            head=_detector(500, many=True, **on),
+            evaluators=[open_images("openimages_challenge_2019_val", short=SIZE, longest=SIZE)],
+            **large_scale_jitter(500, masks=False, size=SIZE),
+        ),
+        ade20k=L(Task)(
+            train="ade20k_sem_seg_train",
+            batch_size=8,
+            weight=1.0,
+            head=upernet(150, **pixels),
+            evaluators=[miou("ade20k_sem_seg_val")],
+            **cropped_segmentation(150),
+        ),
+        coco_stuff=L(Task)(
+            train="coco_stuff_164k_sem_seg_train",
+            batch_size=8,
+            weight=2.0,
+            head=upernet(171, **pixels),
+            evaluators=[miou("coco_stuff_164k_sem_seg_val")],
+            **cropped_segmentation(171),
+        ),
+        voc=L(Task)(
+            train="voc_2012_aug_sem_seg_train",
+            batch_size=8,
+            weight=1.0,
+            head=upernet(21, **pixels),
+            evaluators=[miou("voc_2012_sem_seg_val")],
+            **cropped_segmentation(21),
+        ),
+    )
+
+
+tasks = gppf_tasks()

@@ -1,0 +1,29 @@
+r"""Single-task baseline: LVIS detection and instance segmentation, Swin-T.
+
+Not in the paper, whose single-task baselines are ResNet-50s. From scratch (D.1).
+Budget: 500,000 iterations x 2.5 / 21 = 59,524 (configs/common/single_task.py).
+Hardware: 7 x 8 GPUs of 32 GB. Not yet run in full.
+    torchrun --nnodes 7 --nproc-per-node 8 train_net.py \
+        --config-file configs/pretrain/single/swin_t_lvis.py --data-root DIR
+"""
+
+from ...common.gppf_swin import (
+    backbone,
+    gates,
+    input,
+    lr_multiplier,
+    optimizer,
+    schedule,
+    tasks,
+    train,
+)
+from ...common.single_task import single_task
+
+single_task(
+    "lvis",
+    tasks,
+    backbone,
+    train,
+    imagenet_1k="https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth",
+)
+train.output_dir = "output/single/swin_t_lvis"

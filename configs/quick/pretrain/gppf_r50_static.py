@@ -1,0 +1,22 @@
+r"""Tiny twin of configs/pretrain/gppf_r50_static.py, for the miniature datasets.
+
+Hardware: 2 CPU cores, 2 processes, about a minute. Data: datasets/README.md, "Miniatures".
+Expected: it runs; numbers of a miniature mean nothing.
+    python train_net.py --config-file configs/quick/pretrain/gppf_r50_static.py \
+        --num-processes 2 --data-root DIR
+"""
+
+from ...common.toy import shrink
+from ...pretrain.gppf_r50_static import (
+    backbone,
+    gates,
+    input,
+    lr_multiplier,
+    optimizer,
+    schedule,
+    tasks,
+    train,
+)
+
+shrink(backbone, tasks, train)
+train.output_dir = "output/quick/gppf_r50_static"
