@@ -23,7 +23,7 @@ METRICS = {
     "coco": "segm/AP",
     "lvis": "bbox/APr",
     "objects365": "bbox/AP",
-    "open_images": "bbox/AP50",
+    "open_images": "open_images_challenge/AP50",
     "ade20k": "sem_seg/mIoU",
     "coco_stuff": "sem_seg/mIoU",
     "voc": "sem_seg/mIoU",
