@@ -35,6 +35,14 @@ def make_mini(root: Path, *options: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def indexes_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Indexes of annotations are not written beside the real data."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPPF_D2_INDEX_DIR", str(tmp_path_factory.mktemp("indexes")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def mini_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A tiny miniature world, registered; DETECTRON2_DATASETS names the folder that holds it.

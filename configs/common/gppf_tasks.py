@@ -10,9 +10,9 @@
         coco_stuff     2.0      8    118 k        UperNet
         voc            1.0      8    10.6 k       UperNet
 
-Batch sizes are per process. Left open by the paper and chosen here: LVIS repeats rare categories
-(threshold 0.001, Detectron2's convention), and detectors of many classes keep 300 detections an
-image from a score of 0.0001 on, as Detectron2's LVIS baselines do.
+Batch sizes are per process. Left open by the paper and chosen here, by Detectron2's conventions:
+images without an object are not trained on, LVIS repeats rare categories (threshold 0.001), and
+detectors of many classes keep 300 detections an image from a score of 0.0001 on.
 """
 
 from detectron2.config import LazyCall as L
@@ -58,6 +58,7 @@ def gppf_tasks(stages=STAGES, widths=WIDTHS, cascade=False):
         ),
         coco=L(Task)(
             train="coco_2017_train",
+            filter_empty=True,
             batch_size=8,
             weight=2.5,
             head=_detector(80, masks=True, **on),
@@ -66,6 +67,7 @@ def gppf_tasks(stages=STAGES, widths=WIDTHS, cascade=False):
         ),
         lvis=L(Task)(
             train="lvis_v1_train",
+            filter_empty=True,
             batch_size=8,
             weight=2.5,
             repeat_threshold=0.001,
@@ -75,6 +77,7 @@ def gppf_tasks(stages=STAGES, widths=WIDTHS, cascade=False):
         ),
         objects365=L(Task)(
             train="objects365_v2_train",
+            filter_empty=True,
             batch_size=12,
             weight=4.0,
             head=_detector(365, **on),
@@ -83,6 +86,7 @@ def gppf_tasks(stages=STAGES, widths=WIDTHS, cascade=False):
         ),
         open_images=L(Task)(
             train="openimages_challenge_2019_train",
+            filter_empty=True,
             batch_size=12,
             weight=4.0,
             head=_detector(500, many=True, **on),

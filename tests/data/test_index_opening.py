@@ -25,6 +25,7 @@ from gppf_d2.data.index import (
     places,
 )
 from gppf_d2.data.index.coco import CocoJsonSource
+from gppf_d2.data.registration import register_dataset
 
 NAME = "index_test_theirs"
 
@@ -154,6 +155,12 @@ def _flip(path: Path, place: int) -> None:
     path.write_bytes(content)
 
 
+def _replace(path: Path, old: str, new: str) -> None:
+    content = path.read_text()
+    assert old in content
+    path.write_text(content.replace(old, new))
+
+
 def _place_of(header: Path, array: str) -> int:
     return json.loads(header.read_text())["arrays"][array][2]
 
@@ -163,14 +170,17 @@ def _place_of(header: Path, array: str) -> int:
     [
         lambda header: header.write_text(header.read_text()[:-5]),
         lambda header: header.write_text("[]"),
-        lambda header: header.write_text(header.read_text().replace('version": 1', 'version": 0')),
+        lambda header: _replace(header, '"version": 1', '"version": 0'),
         lambda header: os.truncate(header.with_suffix(".arrow"), 1000),
         lambda header: os.truncate(header.with_suffix(".arrow"), 0),
         lambda header: header.with_suffix(".arrow").unlink(),
         lambda header: _flip(header.with_suffix(".arrow"), _place_of(header, "annotations.bbox")),
-        lambda header: _flip(header, header.read_text().index('"<f8"') + 1),
+        lambda header: _replace(header, '"<f8"', '"<i8"'),
+        lambda header: _replace(header, '"records": 3', '"records": 4'),
     ],
-    ids=["short header", "not a header", "version", "short", "empty", "gone", "data", "layout"],
+    ids=[
+        "short header", "no header", "version", "short", "empty", "gone", "data", "layout", "count",
+    ],
 )  # fmt: skip
 def test_a_broken_index_is_built_again_with_one_line(json_file, damage, caplog):
     first = list(open_source(CocoJsonSource(json_file, "i")))
@@ -226,6 +236,25 @@ def test_a_file_that_changes_while_it_is_read_is_refused(json_file, monkeypatch)
     monkeypatch.setattr(CocoJsonSource, "write", write_and_change)
     with pytest.raises(ValueError, match="changed while it was read"):
         open_source(CocoJsonSource(json_file, "i"))
+
+
+def test_a_full_disk_gets_a_sentence(json_file, monkeypatch):
+    def full(self, *_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(coco.CocoJsonSource, "write", full)
+    with pytest.raises(ValueError, match=r"no room for the index.*GPPF_D2_INDEX_DIR"):
+        open_source(CocoJsonSource(json_file, "i"))
+
+
+def test_the_lock_of_another_user_does_not_stop_the_build(json_file, monkeypatch):
+    def refuse(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(places, "open", refuse, raising=False)
+    with places.build_lock(folder_of(json_file) / "any.lock", "any") as lock:
+        lock.say("at", "1 %")
+        assert lock.failure == ""
 
 
 class Slow:
@@ -359,6 +388,28 @@ def test_a_name_registered_again_is_read_again():
     DatasetCatalog.remove(NAME)
     DatasetCatalog.register(NAME, lambda: [{"file_name": "new"}, {"file_name": "newer"}])
     assert list(open_records(NAME)) == [{"file_name": "new"}, {"file_name": "newer"}]
+
+
+def test_a_process_that_joins_another_run_indexes_anew():
+    DatasetCatalog.register(NAME, lambda: [{"file_name": "a"}])
+    join_run("one")
+    first = open_records(NAME)
+    assert open_records(NAME) is first
+    join_run("two")
+    second = open_records(NAME)
+    assert second.path.exists() and not first.path.exists()
+    assert list(second) == list(first)
+
+
+@pytest.mark.parametrize("with_source", [True, False])
+def test_a_missing_file_of_a_registered_dataset_is_explained_once(tmp_path, with_source):
+    missing = str(tmp_path / "none.json")
+    source = CocoJsonSource(missing, "i") if with_source else None
+    register_dataset(NAME, str(tmp_path), Path(missing).read_text, source=source)
+    with pytest.raises(FileNotFoundError) as raised:
+        open_records(NAME)
+    assert str(raised.value).startswith(f"dataset '{NAME}' needs '{missing}', which does not")
+    assert str(raised.value).count("needs") == 1
 
 
 def test_the_folder_of_a_run_is_private_and_goes_with_it(tmp_path):

@@ -143,13 +143,31 @@ def test_rle_does_not_spill_into_the_padding(records: list[dict]) -> None:
     assert masks.any() and not masks[:, :, round(0.4 * SIZE) :].any()
 
 
-def test_polygons_that_cross_themselves_keep_all_their_parts(records: list[dict]) -> None:
-    bow_tie = [10.0, 10.0, 50.0, 60.0, 50.0, 10.0, 10.0, 60.0]
-    annotation = {**records[0]["annotations"][0], "segmentation": [bow_tie]}
+@pytest.mark.parametrize(
+    "polygon",
+    [
+        [10.0, 10.0, 50.0, 60.0, 50.0, 10.0, 10.0, 60.0],
+        [10.0, 30.0, 90.0, 30.0, 20.0, 80.0, 50.0, 5.0, 80.0, 80.0],
+    ],
+    ids=["bow tie", "pentagram"],
+)
+def test_polygons_that_cross_themselves_have_cocos_area(
+    polygon: list[float], records: list[dict]
+) -> None:
+    annotation = {**records[0]["annotations"][0], "segmentation": [polygon]}
+    record = {**records[0], "annotations": [annotation]}
     mapper = LargeScaleJitterMapper(size=120, scale=(1.0, 1.0), flip=0.0, use_instance_mask=True)
-    [mask] = mapper({**records[0], "annotations": [annotation]})["instances"].gt_masks.tensor
-    [rle] = mask_util.frPyObjects([bow_tie], 120, 120)
+    [mask] = mapper(record)["instances"].gt_masks.tensor
+    [rle] = mask_util.frPyObjects([polygon], 120, 120)
     assert np.array_equal(mask.numpy(), mask_util.decode(rle))
+
+
+@pytest.mark.parametrize("polygon", [[10.0] * 6, [10.0, 10, 40, 10, 60, 10], [0.0, 0, 9, 9]])
+def test_polygons_without_area_are_dropped(polygon: list[float], records: list[dict]) -> None:
+    first, second = records[0]["annotations"][:2]
+    record = {**records[0], "annotations": [{**first, "segmentation": [polygon]}, second]}
+    mapper = LargeScaleJitterMapper(size=120, scale=(1.0, 1.0), use_instance_mask=True)
+    assert mapper(record)["instances"].gt_classes.tolist() == [second["category_id"]]
 
 
 def test_crowds_and_objects_outside_are_left_out(records: list[dict]) -> None:

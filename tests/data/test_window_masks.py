@@ -100,6 +100,9 @@ def test_crops_are_those_of_bitmasks_bit_for_bit(side: int) -> None:
     assert torch.equal(
         windows.crop_and_resize(tight_boxes, side), full.crop_and_resize(tight_boxes, side)
     )
+    for row in range(2, 12):  # pasted alone, on a canvas that ends just behind it
+        alone = windows[[row] * len(boxes)].crop_and_resize(boxes, side)
+        assert torch.equal(alone, full[[row] * len(boxes)].crop_and_resize(boxes, side))
     nothing = windows[:0].crop_and_resize(torch.zeros(0, 4), side)
     assert nothing.shape == (0, side, side) and nothing.dtype == torch.bool
 

@@ -20,7 +20,8 @@ from gppf_d2.data.index.opening import open_source
 from gppf_d2.data.index.records import Records
 from gppf_d2.data.index.source import Source
 
-# Datasets of which only a function is known: the function and its records, and how many there were.
+# Datasets of which only a function is known: the function and its records, and the number of
+# functions that the name stood for before.
 _OPENED: dict[str, tuple[Callable, Records]] = {}
 _GENERATIONS: dict[str, int] = {}
 
@@ -46,15 +47,17 @@ def open_records(name: str) -> Records:
         raise KeyError(f"Dataset {name!r} is not registered; register it, or mend the name.")
     function = DatasetCatalog[name]
     source = source_of(name, function)
-    with getattr(function, "explained", contextlib.nullcontext)():
-        if source is not None:
+    if source is not None:
+        with getattr(function, "explained", contextlib.nullcontext)():
             return open_source(source)
-        known = _OPENED.get(name)
-        if known is None or known[0] is not function:
-            generation = _GENERATIONS[name] = _GENERATIONS.get(name, -1) + 1
-            records = open_source(CatalogSource(name, function, generation))
-            known = _OPENED[name] = (function, records)
-        return known[1]
+    before, records = _OPENED.get(name, (None, None))
+    if before is not function:
+        _GENERATIONS[name] = _GENERATIONS.get(name, -1) + 1
+    elif records.path.exists():  # otherwise the process has joined another run since
+        return records
+    records = open_source(CatalogSource(name, function, _GENERATIONS[name]))
+    _OPENED[name] = (function, records)
+    return records
 
 
 def source_of(name: str, function: Callable[[], Any]) -> Source | None:

@@ -98,7 +98,9 @@ class CocoJsonSource:
             seen.add(key)
             try:
                 take[key](piece)
-            except (KeyError, TypeError, AttributeError) as error:
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                if path in str(error):
+                    raise
                 raise ValueError(
                     f"'{path}' has an entry of '{key}' that is not COCO's: "
                     f"{type(error).__name__} {error}; correct the file"

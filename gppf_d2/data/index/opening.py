@@ -8,6 +8,7 @@ safe in several processes at once: see ``places``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -92,7 +93,8 @@ def _build_once(
         if reasons:
             logger.warning("The index of %s is made anew: %s", what, "; ".join(reasons))
         try:
-            _build(source, folder, name, expected, what, lock)
+            with _no_garbage_collection(), _full_disk_explained(folder, what):
+                _build(source, folder, name, expected, what, lock)
         except Exception as error:
             lock.say("failed", " ".join(str(error).split()) or type(error).__name__)
             raise
@@ -109,6 +111,19 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextlib.contextmanager
+def _full_disk_explained(folder: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ValueError(
+            f"'{folder}' has no room for the index of {what}; make some, or name another folder "
+            "for indexes with GPPF_D2_INDEX_DIR"
+        ) from error
 
 
 def _remove_leftovers(folder: Path, prefix: str) -> None:
@@ -141,8 +156,7 @@ def _build(
     lock.say("at", "the start")
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as scratch:
         with contextlib.closing(ColumnWriter(Path(scratch), report)) as writer:
-            with _no_garbage_collection():
-                records = source.write(writer)
+            records = source.write(writer)
             arrow = Path(scratch) / "columns.arrow"
             header = writer.finish(arrow)
         if fingerprint(source) != expected:

@@ -23,6 +23,7 @@ import secrets
 import shutil
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -135,7 +136,7 @@ def build_lock(path: Path, what: str) -> Iterator[BuildLock]:
         path: of the lock file, which stays.
         what: is built, for the log.
     """
-    with open(path, "a+") as file:
+    with _lock_file(path) as file:
         start, said, waited = time.monotonic(), 0.0, False
         while True:
             try:
@@ -153,6 +154,13 @@ def build_lock(path: Path, what: str) -> Iterator[BuildLock]:
         told = _read(file)
         failure = told.removeprefix("failed ") if waited and told.startswith("failed ") else ""
         yield BuildLock(file, failure)
+
+
+def _lock_file(path: Path) -> IO[str]:
+    try:
+        return open(path, "a+")
+    except PermissionError:  # another user's; what both build is equal
+        return tempfile.TemporaryFile("a+")
 
 
 def _read(file: IO[str]) -> str:

@@ -19,6 +19,7 @@ from gppf_d2.data.index.source import Columns, RecordOf
 from gppf_d2.data.index.store import MappedColumns
 
 Decoder = Callable[[Columns], RecordOf]
+BLOCK = 1 << 16  # records that are looked at together
 
 
 class RecordSequence(Sequence):
@@ -61,8 +62,13 @@ class RecordSequence(Sequence):
         """bool [N]: which records have an object that is not a crowd (Detectron2 trains on these
         where ``filter_empty`` is set)."""
         offsets, _, crowds = self.object_table()
-        before = np.concatenate([[0], np.cumsum(crowds == 0)])
-        return before[offsets[1:]] > before[offsets[:-1]]
+        found = np.empty(len(self), bool)
+        for start in range(0, len(self), BLOCK):
+            bounds = offsets[start : start + BLOCK + 1]
+            normal = crowds[bounds[0] : bounds[-1]] == 0
+            before = np.concatenate([[0], np.cumsum(normal)])[bounds - bounds[0]]
+            found[start : start + BLOCK] = before[1:] > before[:-1]
+        return found
 
     def categories(self) -> Iterator[list[int]]:
         """The categories of each record's objects, in the order of the objects."""
@@ -79,9 +85,9 @@ class RecordSequence(Sequence):
             indices: of records, or bool [N].
         """
         chosen = np.asarray(indices)
-        chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
+        chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
         assert not len(chosen) or 0 <= chosen.min() <= chosen.max() < len(self), "out of range"
-        return Selection(self, chosen)
+        return Selection(self, chosen.astype(np.int32 if len(self) < 2**31 else np.int64))
 
 
 class Records(RecordSequence):
@@ -97,11 +103,11 @@ class Records(RecordSequence):
         self, header_path: Path, decoder: Decoder, columns: MappedColumns | None = None
     ) -> None:
         self.columns = MappedColumns(header_path) if columns is None else columns
-        self._path, self._decoder = header_path, decoder
+        self.path, self._decoder = header_path, decoder
         self._record = decoder(self.columns)  # type: ignore[method-assign]
 
     def __reduce__(self) -> tuple:
-        return Records, (self._path, self._decoder)
+        return Records, (self.path, self._decoder)
 
     def __len__(self) -> int:
         return self.columns.length

@@ -225,24 +225,17 @@ class MappedColumns:
     """
 
     def __init__(self, header_path: Path, expected: Mapping[str, Any] | None = None) -> None:
-        try:
-            header = json.loads(header_path.read_bytes())
-            version, size = header["version"], header["bytes"]
-            arrays, self.notes = header["arrays"], header["notes"]
-            self.length = int(header["records"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise BrokenIndex("its header is damaged") from error
-        if version != VERSION:
-            raise BrokenIndex(f"it has version {version}, this is version {VERSION}")
+        header = _read_header(header_path)
         for key, value in (expected or {}).items():
             if header.get(key) != value:
                 raise BrokenIndex(f"its source has changed ({key})")
-        arrow_path = header_path.with_suffix(".arrow")
+        arrays: dict[str, Any] = header["arrays"]
+        self.notes, self.length = header["notes"], header["records"]
         try:
-            data = _map(arrow_path)
+            data = _map(header_path.with_suffix(".arrow"))
         except (OSError, ValueError) as error:
             raise BrokenIndex("its columns cannot be read") from error
-        if len(data) != size or _checksum(data, arrays) != header["checksum"]:
+        if len(data) != header["bytes"] or _checksum(data, arrays) != header["checksum"]:
             raise BrokenIndex("its columns are damaged")
         self._arrays = {
             name: np.frombuffer(data, dtype, int(np.prod(shape)), place).reshape(shape)
@@ -270,11 +263,29 @@ class MappedColumns:
         return text
 
 
+def _read_header(path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(path.read_bytes())
+        version = header["version"]
+        if version != VERSION:
+            raise BrokenIndex(f"it has version {version}, this is version {VERSION}")
+        if header.pop("seal") != _seal(header):
+            raise BrokenIndex("its header is damaged")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BrokenIndex("its header is damaged") from error
+    return header
+
+
+def _seal(header: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(header).encode())
+
+
 def write_header(header_path: Path, header: Mapping[str, Any]) -> None:
     """Put the header into place, atomically, after its Arrow file."""
     temporary = header_path.with_name(f".{header_path.name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps({"version": VERSION, **header}))
+        content = {"version": VERSION, **header}
+        temporary.write_text(json.dumps({**content, "seal": _seal(content)}))
         os.replace(temporary, header_path)
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -6,9 +6,10 @@ same draws of the same generator. What differs is the order of work: scale, wind
 known first, then only what lands on the canvas is resized, and polygons are moved before they are
 rasterised, each in its own window. Masks stay windows (``WindowMasks``, which is a ``BitMasks``).
 
-Deviations from the slow way, both where it is wrong: a mask given as RLE does not spill into the
-padding (``FixedSizeCrop`` fills masks up with 255), and polygons that cross themselves are
-rasterised as COCO's tools do it (``CropTransform`` drops parts of them).
+Deviations from the slow way, all where it is wrong: a mask given as RLE does not spill into the
+padding (``FixedSizeCrop`` fills masks up with 255), polygons that cross themselves keep the area
+that COCO's tools give them (``CropTransform`` drops a lobe or fills a hole), and images without
+objects are negatives (``recompute_boxes`` fails on them).
 """
 
 from __future__ import annotations

@@ -148,13 +148,12 @@ class Jitter:
         if not shapes:
             return NOTHING
         every = np.concatenate(shapes)
-        x0, y0 = np.maximum(np.floor(every.min(0)).astype(int) - 1, 0).tolist()
-        x1, y1 = np.minimum(np.ceil(every.max(0)).astype(int) + 1, self.size).tolist()
+        x0, y0 = np.floor(every.min(0)).astype(int).tolist()
+        x1, y1 = np.ceil(every.max(0)).astype(int).tolist()
         flat = [(points - (x0, y0)).ravel() for points in shapes]
         rles = mask_util.frPyObjects(flat, y1 - y0, x1 - x0)
-        return Window(
-            x0, y0, mask_util.decode(rles[0] if len(rles) == 1 else mask_util.merge(rles))
-        )
+        rle = rles[0] if len(rles) == 1 else mask_util.merge(rles)
+        return Window(x0, y0, mask_util.decode(rle))
 
     def bitmask(self, mask: np.ndarray) -> Window:
         """A mask of the file on the canvas, each pixel the nearest one of the file.
