@@ -17,6 +17,7 @@ from gppf_d2.evaluation import (
     OpenImagesEvaluator,
     SemanticEvaluator,
 )
+from gppf_d2.modeling.tta import SemanticTTA
 
 FORMAT = "${input.pixel_format}"
 
@@ -60,14 +61,21 @@ def open_images(dataset, short=800, longest=1333):
     return _detection(dataset, OpenImagesEvaluator, short, longest)
 
 
-def miou(dataset, short=512, longest=2048):
+def miou(dataset, short=512, longest=2048, boundary=False, tta=None):
+    """Mean IoU and its kin; ``tta=multi_scale()`` averages over scales and flips."""
     return dict(
         dataset=dataset,
-        evaluator=L(SemanticEvaluator)(dataset_name=dataset),
+        evaluator=L(SemanticEvaluator)(dataset_name=dataset, boundary=boundary),
         mapper=L(SemanticMapper)(
             is_train=False, augmentations=resize(short, longest), image_format=FORMAT
         ),
+        tta=tta,
     )
+
+
+def multi_scale():
+    """MMSegmentation's test-time augmentation."""
+    return L(SemanticTTA)(scales=[0.5, 0.75, 1.0, 1.25, 1.5, 1.75], flip=True)
 
 
 def metres(dataset, short=352, longest=1216):

@@ -43,6 +43,18 @@ def _detector(num_classes, masks=False, many=False, **backbone):
     )
 
 
+def _segmentation(train, val, num_classes, weight, **pixels):
+    """UperNet on crops of 512."""
+    return L(Task)(
+        train=train,
+        batch_size=8,
+        weight=weight,
+        head=upernet(num_classes, **pixels),
+        evaluators=[miou(val, boundary=True)],
+        **cropped_segmentation(num_classes),
+    )
+
+
 def gppf_tasks(stages=STAGES, widths=WIDTHS, cascade=False):
     """All eight, around a backbone whose ``stages`` have ``widths`` channels."""
     on = dict(stages=stages, cascade=cascade)
@@ -93,30 +105,11 @@ def gppf_tasks(stages=STAGES, widths=WIDTHS, cascade=False):
             evaluators=[open_images("openimages_challenge_2019_val", short=SIZE, longest=SIZE)],
             **large_scale_jitter(500, masks=False, size=SIZE),
         ),
-        ade20k=L(Task)(
-            train="ade20k_sem_seg_train",
-            batch_size=8,
-            weight=1.0,
-            head=upernet(150, **pixels),
-            evaluators=[miou("ade20k_sem_seg_val")],
-            **cropped_segmentation(150),
+        ade20k=_segmentation("ade20k_sem_seg_train", "ade20k_sem_seg_val", 150, 1.0, **pixels),
+        coco_stuff=_segmentation(
+            "coco_stuff_164k_sem_seg_train", "coco_stuff_164k_sem_seg_val", 171, 2.0, **pixels
         ),
-        coco_stuff=L(Task)(
-            train="coco_stuff_164k_sem_seg_train",
-            batch_size=8,
-            weight=2.0,
-            head=upernet(171, **pixels),
-            evaluators=[miou("coco_stuff_164k_sem_seg_val")],
-            **cropped_segmentation(171),
-        ),
-        voc=L(Task)(
-            train="voc_2012_aug_sem_seg_train",
-            batch_size=8,
-            weight=1.0,
-            head=upernet(21, **pixels),
-            evaluators=[miou("voc_2012_sem_seg_val")],
-            **cropped_segmentation(21),
-        ),
+        voc=_segmentation("voc_2012_aug_sem_seg_train", "voc_2012_sem_seg_val", 21, 1.0, **pixels),
     )
 
 

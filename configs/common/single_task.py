@@ -8,9 +8,14 @@ Initialisation (D.1): segmentation starts from ImageNet-1K, the others from scra
 """
 
 SEGMENTATION = ("ade20k", "coco_stuff", "voc")
+RESNET_50 = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+SWIN_T = (
+    "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
+    "swin_tiny_patch4_window7_224.pth"
+)
 
 
-def single_task(name, tasks, backbone, train, imagenet_1k):
+def single_task(name, tasks, backbone, train):
     """Keep one task and set backbone, budget and initial weights of its baseline."""
     total = sum(task.weight for task in tasks.values())
     train.max_iter = round(train.max_iter * tasks[name].weight / total)
@@ -18,4 +23,4 @@ def single_task(name, tasks, backbone, train, imagenet_1k):
         del tasks[other]
     backbone.num_units = 1
     if name in SEGMENTATION:
-        train.init_checkpoint = imagenet_1k
+        train.init_checkpoint = RESNET_50 if "depth" in backbone else SWIN_T

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from detectron2.config import instantiate
 
 from gppf_d2.engine.config import (
     batches_per_step,
@@ -15,6 +16,7 @@ from gppf_d2.engine.config import (
     scale_to_batches,
 )
 from gppf_d2.engine.errors import UserError
+from gppf_d2.tasks.spec import tasks_from_config
 
 PROJECT = Path(__file__).resolve().parents[2]
 MINI = str(PROJECT / "configs/quick/mini_r18.py")
@@ -127,3 +129,10 @@ def test_batches_per_step_are_ranks_times_virtual_ranks_times_accumulation() -> 
 def test_a_reference_that_cannot_be_meant_is_refused() -> None:
     with pytest.raises(UserError, match="reference_world_size is -1"):
         scale_to_batches(load_config(MINI, ["train.reference_world_size=-1"]), 2)
+
+
+def test_test_time_augmentation_can_be_asked_for_on_the_command_line() -> None:
+    tta = "{_target_: gppf_d2.modeling.tta.SemanticTTA, scales: [0.5, 1.0], flip: true}"
+    cfg = load_config(MINI, [f"tasks.parsing.evaluators.0.tta={tta}"])
+    (evaluation,) = tasks_from_config(cfg.tasks)["parsing"].evaluators
+    assert instantiate(evaluation.tta).scales == (0.5, 1.0)

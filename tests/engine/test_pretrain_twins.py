@@ -16,7 +16,7 @@ from gppf_d2.engine.config import load_config
 from tests.engine.runs import QUICK, checkpoint, train_config
 
 TWINS = sorted(path.relative_to(QUICK / "pretrain") for path in QUICK.glob("pretrain/**/*.py"))
-FAMILIES = {"gppf_r50.py", "gppf_swin_t.py", "single/r50_lvis.py"}
+FAMILIES = {"gppf_r50.py", "gppf_swin_t.py", "single/r50_voc.py"}
 # what every evaluator has to say, whatever the numbers of an untrained model are
 METRICS = {
     "in21k": "classification/top5",

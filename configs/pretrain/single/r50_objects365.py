@@ -10,11 +10,5 @@ Hardware: 7 x 8 GPUs of 32 GB. Not yet run in full.
 from ...common.gppf import backbone, gates, input, lr_multiplier, optimizer, schedule, tasks, train
 from ...common.single_task import single_task
 
-single_task(
-    "objects365",
-    tasks,
-    backbone,
-    train,
-    imagenet_1k="detectron2://ImageNetPretrained/torchvision/R-50.pkl",
-)
+single_task("objects365", tasks, backbone, train)
 train.output_dir = "output/single/r50_objects365"

@@ -19,11 +19,5 @@ from ...common.gppf_swin import (
 )
 from ...common.single_task import single_task
 
-single_task(
-    "voc",
-    tasks,
-    backbone,
-    train,
-    imagenet_1k="https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth",
-)
+single_task("voc", tasks, backbone, train)
 train.output_dir = "output/single/swin_t_voc"

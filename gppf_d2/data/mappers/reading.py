@@ -29,6 +29,9 @@ from PIL import Image, ImageOps
 _DAMAGED = (
     OSError,
     SyntaxError,
+    ValueError,
+    IndexError,
+    OverflowError,
     EOFError,
     struct.error,
     zlib.error,
@@ -92,7 +95,8 @@ def load_image(record: dict) -> Image.Image:
         ImageOps.exif_transpose(image, in_place=True)
     # of an array, the check looks at the shape alone
     detection_utils.check_image_size(record, np.empty((image.height, image.width, 0)))
-    return image if image.mode == "RGB" else image.convert("RGB")
+    with readable(record["file_name"]):
+        return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _open_image(record: dict) -> BinaryIO:
