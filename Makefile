@@ -62,7 +62,7 @@ demo: $(STAMP) ## the main job on a miniature world: train, evaluate, export, re
 official: $(STAMP) ## the eight pre-training tasks on miniatures of the official datasets
 	$(PY) datasets/make_mini.py --official --root $(OFFICIAL)
 	@set -e; for script in datasets/prepare_*.py; do $(PY) $$script --root $(OFFICIAL); done
-	$(PY) -m gppf_d2.tools.check_dataset --all --data-root $(OFFICIAL)
+	$(PY) -m gppf_d2.tools.check_dataset --all --partial --data-root $(OFFICIAL)
 	@if [ -f "$(OFFICIAL_RUN)/run.json" ]; then rm -rf "$(OFFICIAL_RUN)"; fi
 	$(PY) train_net.py --config-file configs/quick/pretrain/gppf_r50.py --num-processes 2 \
 	    --data-root $(OFFICIAL) train.output_dir=$(OFFICIAL_RUN)

@@ -83,6 +83,7 @@ def elements(path: Path, *names: str) -> Iterator[tuple[str, Any]]:
     Raises:
         ValueError: the file is cut off or no such JSON.
     """
+    _need_end(path)
     with open(path, encoding="utf-8") as file:
         text = _Text(file, path)
         text.take("{")
@@ -104,6 +105,18 @@ def elements(path: Path, *names: str) -> Iterator[tuple[str, Any]]:
                 text.value()
             if text.next_mark() == ",":
                 text.take(",")
+
+
+def _need_end(path: Path) -> None:
+    """Look at the end of the file too: a download that stopped has its first members whole."""
+    with open(path, "rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 4096))
+        end = file.read().rstrip()
+    if not end.endswith(b"}"):
+        raise ValueError(
+            f"'{path}' ends in the middle or is no JSON (after {size:,} bytes); download it again"
+        )
 
 
 class Output:

@@ -137,6 +137,13 @@ def test_d1_detection(name: str, task: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gppf_r50", "gppf_swin_t"])
+def test_open_images_detections_count_for_all_ancestors(name: str) -> None:
+    """The boxes for training name the most specific class; the challenge wants the others too."""
+    (evaluation,) = load(name).tasks.open_images.evaluators
+    assert evaluation["evaluator"].expand_predictions is True
+
+
+@pytest.mark.parametrize("name", ["gppf_r50", "gppf_swin_t"])
 @pytest.mark.parametrize("task", SEGMENTATION)
 def test_d1_segmentation(name: str, task: str) -> None:
     cfg = load(name)

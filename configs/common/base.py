@@ -90,7 +90,8 @@ train = dict(
     init_noise=0.0,
     # DataLoader workers of every process
     num_workers=4,
-    # images per batch and process in evaluation
+    # images per batch and process in evaluation; above 1 images are padded to a common size, which
+    # changes results a little and makes them depend on the number of processes
     eval_batch_size=1,
     # iterations between log lines, route records, checkpoints, evaluations (0: only at the end)
     log_period=20,

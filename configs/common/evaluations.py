@@ -57,8 +57,8 @@ def lvis(dataset, short=800, longest=1333):
 
 
 def open_images(dataset, short=800, longest=1333):
-    """AP50 of the Open Images challenge."""
-    return _detection(dataset, OpenImagesEvaluator, short, longest)
+    """AP50 of the Open Images challenge; its boxes for training name the most specific class."""
+    return _detection(dataset, OpenImagesEvaluator, short, longest, expand_predictions=True)
 
 
 def miou(dataset, short=512, longest=2048, boundary=False, tta=None):

@@ -5,8 +5,8 @@ GPPF, Table 1 (box and mask AP, AP, AP50, mIoU, top-1):
     COCO 49.7 / 44.5, LVIS 34.0 / 32.1, Objects365 26.6, Open Images 57.7,
     ADE20K 45.3, VOC 82.2, COCO-Stuff 44.0, ImageNet-21K 40.6
 Hardware: 7 x 8 GPUs of 32 GB (paper: V100, about two weeks). Not yet run in full.
-    torchrun --nnodes 7 --nproc-per-node 8 train_net.py \
-        --config-file configs/pretrain/gppf_r50.py --data-root DIR
+    torchrun --nnodes 7 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \
+        train_net.py --config-file configs/pretrain/gppf_r50.py --data-root DIR
 """
 
 from ..common.gppf import backbone, gates, input, lr_multiplier, optimizer, schedule, tasks, train

@@ -6,8 +6,8 @@ GPPF, Table 1 (box and mask AP, AP, AP50, mIoU, top-1):
     COCO 52.1 / 45.3, LVIS 33.3 / 30.5, Objects365 31.6, Open Images 55.9,
     ADE20K 45.8, VOC 79.7, COCO-Stuff 44.8, ImageNet-21K 40.7
 Hardware: 7 x 8 GPUs of 32 GB (paper: V100, about two weeks). Not yet run in full.
-    torchrun --nnodes 7 --nproc-per-node 8 train_net.py \
-        --config-file configs/pretrain/gppf_swin_t.py --data-root DIR
+    torchrun --nnodes 7 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \
+        train_net.py --config-file configs/pretrain/gppf_swin_t.py --data-root DIR
 """
 
 from ..common.gppf_swin import (

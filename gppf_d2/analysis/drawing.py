@@ -154,7 +154,9 @@ def _draw_instances(
         order = order[instances.scores[order] >= min_score][:MOST_REGIONS]
         instances = instances[order]
     if not len(instances):
-        return _write_note(image, "nothing found")
+        return _write_note(
+            image, "nothing found" if instances.has("scores") else "nothing annotated"
+        )
     ratio = np.asarray(image.shape[:2]) / np.asarray(instances.image_size)
     classes = instances.pred_classes.tolist()
     names = [class_name(metadata, index) for index in classes]

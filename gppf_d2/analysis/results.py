@@ -16,7 +16,7 @@ from gppf_d2.analysis import page
 # The metric that stands for a task: the first of these that it has.
 HEADLINES = (
     "bbox/AP", "segm/AP", "sem_seg/mIoU", "classification/top1", "depth/delta1", "depth/abs_rel",
-    "open_images_challenge/AP50",
+    "open_images_challenge/AP50", "nearest_neighbour/top1",
 )  # fmt: skip
 WORDS = {
     "sem_seg/mIoU": "mean IoU",
@@ -28,6 +28,7 @@ WORDS = {
     "classification/top5": "top-5 accuracy",
     "classification/mean_per_class": "mean accuracy per class",
     "open_images_challenge/AP50": "AP50 of the Open Images challenge",
+    "nearest_neighbour/top1": "top-1 accuracy of the nearest neighbours",
     "depth/delta1": "δ₁, within a factor of 1.25",
     "depth/delta2": "δ₂, within 1.25²",
     "depth/delta3": "δ₃, within 1.25³",
@@ -91,7 +92,10 @@ def _result_card(task: str, metrics: Mapping[str, Any]) -> str:
 def _words(name: str) -> str:
     """A metric's name for readers; a dataset in front of it (several evaluations) stays in
     front."""
-    *dataset, kind, metric = ["", *name.split("/")]
+    of_class = PER_CLASS.search(name)  # names of classes may have a slash too
+    front, rest = (name[: of_class.start()], name[of_class.start() :]) if of_class else (name, "")
+    *dataset, kind, metric = ["", *front.split("/")]
+    metric += rest
     short = f"{kind}/{metric}"
     words = {"bbox": f"box {metric}", "segm": f"mask {metric}"}.get(kind, WORDS.get(short, metric))
     return ": ".join([part for part in dataset if part] + [words])

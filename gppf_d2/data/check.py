@@ -20,6 +20,7 @@ Works for any dataset of Detectron2's catalogs: what metadata and records do not
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 from array import array
@@ -111,7 +112,11 @@ def check_dataset(
         ValueError: ``sample`` or ``workers`` is not positive.
     """
     if name not in DatasetCatalog:
-        raise KeyError(f"dataset '{name}' is not registered; known: {', '.join(DatasetCatalog)}")
+        near = difflib.get_close_matches(name, DatasetCatalog, n=4, cutoff=0.4)
+        raise KeyError(
+            f"dataset '{name}' is not registered; close to it are {', '.join(near) or 'none'} "
+            f"(of {len(DatasetCatalog)} registered)"
+        )
     if (sample is not None and sample < 1) or workers < 1:
         raise ValueError(f"sample is {sample} and workers {workers}, must be at least 1")
     metadata = MetadataCatalog.get(name)
@@ -308,22 +313,8 @@ def _annotation_problems(
     if category < 0 or (classes and category >= len(classes)):
         limit = f"0 to {len(classes) - 1}" if classes else "0 or more"
         yield "category", f"has an object of category {category}, expected {limit}"
-    mode = annotation.get("bbox_mode")
-    if mode in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
-        x0, y0, x1, y1 = box = [float(value) for value in annotation["bbox"]]
-        if mode == BoxMode.XYWH_ABS:
-            x1, y1 = x0 + x1, y0 + y1
-        fault = ""
-        if not (x0 < x1 < math.inf and y0 < y1 < math.inf):
-            fault = "without area"
-        elif x0 < -OUTSIDE or y0 < -OUTSIDE:
-            fault = "that leaves the image"
-        elif "width" in record:
-            limits = record["width"] + OUTSIDE, record["height"] + OUTSIDE
-            fault = "that leaves the image" if x1 > limits[0] or y1 > limits[1] else ""
-        if fault:
-            shown = [round(value, 2) for value in box]
-            yield "box", f"has a box {fault}, {mode.name.removesuffix('_ABS')} {shown}"
+    if annotation.get("bbox_mode") in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
+        yield from _box_problems(annotation, record)
     mask = annotation.get("segmentation")
     if isinstance(mask, list):
         for polygon in mask:
@@ -334,16 +325,38 @@ def _annotation_problems(
         yield from _rle_problems(mask, record)
 
 
-def _rle_problems(mask: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    size = [int(value) for value in mask["size"]]
-    if "height" in record and size != [record["height"], record["width"]]:
-        yield "mask", f"has a mask of {size[1]} x {size[0]}, not of the size of the image"
+def _box_problems(
+    annotation: Mapping[str, Any], record: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    mode, found = BoxMode(annotation["bbox_mode"]), annotation.get("bbox")
     try:
+        x0, y0, x1, y1 = box = [float(value) for value in found]
+    except (TypeError, ValueError):
+        yield "box", f"has {found!r} for a box, expected four numbers"
+        return
+    if mode == BoxMode.XYWH_ABS:
+        x1, y1 = x0 + x1, y0 + y1
+    width, height = record.get("width", math.inf), record.get("height", math.inf)
+    if not (x0 < x1 < math.inf and y0 < y1 < math.inf):
+        fault = "without area"
+    elif min(x0, y0) < -OUTSIDE or x1 > width + OUTSIDE or y1 > height + OUTSIDE:
+        fault = "that leaves the image"
+    else:
+        return
+    shown = [round(value, 2) for value in box]
+    yield "box", f"has a box {fault}, {mode.name.removesuffix('_ABS')} {shown}"
+
+
+def _rle_problems(mask: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    try:
+        height, width = size = [int(value) for value in mask["size"]]
+        if "height" in record and size != [record["height"], record["width"]]:
+            yield "mask", f"has a mask of {width} x {height}, not of the size of the image"
         rle = mask if not isinstance(mask["counts"], list) else mask_util.frPyObjects(mask, *size)
         if not mask_util.area(rle):
             yield "mask", "has a mask without a pixel"
     except (TypeError, ValueError, KeyError) as error:
-        yield "mask", f"has a run-length mask that is none ({error})"
+        yield "mask", f"has a run-length mask that is none ({error!r})"
 
 
 def _sentence(error: BaseException) -> str:

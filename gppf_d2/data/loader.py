@@ -7,6 +7,8 @@ of workers. Whatever ends the loader is one sentence: a ``LoaderError``.
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,6 +24,7 @@ from gppf_d2.tasks.stream import StreamPlan
 __all__ = ["Batch", "LoaderError", "TaskSource", "TrainLoader", "build_train_loader"]
 
 TERM_GRACE_SECONDS = 30
+OPEN_FILES = 1 << 16
 
 
 def build_train_loader(
@@ -63,6 +66,8 @@ def build_train_loader(
     samples = Samples(
         {task: sources[task] for task in tasks}, {task: plan.streams[task] for task in tasks}, seed
     )
+    if num_workers:
+        _allow_open_files()
     loader = DataLoader(
         samples,
         sampler=_ScheduledKeys(plan.copy(), ranks),  # type: ignore[arg-type]
@@ -160,6 +165,20 @@ def _check_source(task: str, plan: StreamPlan, sources: Mapping[str, TaskSource]
             f"Task {task!r} has {records} records but a stream of {size}; build the stream with "
             "the number of records."
         )
+
+
+def _allow_open_files() -> None:
+    """Raise this process's limit of open files, as far as the system lets it.
+
+    Every tensor that a worker hands over is an open file until it is taken: a few batches of
+    hundreds of images pass the usual limit of 1,024.
+    """
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    wanted = OPEN_FILES if most == unlimited else min(OPEN_FILES, most)
+    if now != unlimited and now < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _as_it_is(item: Any) -> Any:

@@ -1,6 +1,6 @@
 """Keep the buffers of heads equal on all ranks: the mean over the ranks that ran the head.
 
-Norms in heads never synchronise (design, section 3): BatchNorm in a head normalises with the batch
+Norms in heads never synchronise: BatchNorm in a head normalises with the batch
 of its own rank, so its running statistics differ between the ranks that ran it and stay behind on
 those that did not. After every iteration each buffer becomes b = 1/|S| sum_{i in S} b_i with S the
 contributors of the task, the rule of the task average. Integer buffers (``num_batches_tracked``)

@@ -51,8 +51,7 @@ _calls = itertools.count()
 
 
 class CrossTaskSyncBN(NaiveSyncBatchNorm):
-    """BatchNorm2d with statistics over all ranks of ``group`` (design, section 3; weightings:
-    `moments`).
+    """BatchNorm2d with statistics over all ranks of ``group`` (weightings: `moments`).
 
     Args:
         num_features: channels c.

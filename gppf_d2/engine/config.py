@@ -30,6 +30,9 @@ SECTIONS = (
 )  # fmt: skip
 
 
+PERIODS = ("checkpoint_period", "route_period", "eval_period")  # of ``train``, in iterations
+
+
 def load_config(
     path: str,
     overrides: Sequence[str] = (),
@@ -61,10 +64,17 @@ def load_config(
             "import them from configs/common/base.py."
         )
     _check_overrides(cfg, overrides)
+    numbers = _numbers(cfg, overrides)
     try:
         cfg = LazyConfig.apply_overrides(cfg, list(overrides))
     except Exception as error:
         raise UserError(f"The overrides {list(overrides)} cannot be applied: {error}") from error
+    for key, before in numbers.items():
+        value = OmegaConf.select(cfg, key, throw_on_resolution_failure=False)
+        if isinstance(value, str):
+            raise UserError(
+                f"The override gives {key} the text {value!r}; the config has the number {before}."
+            )
     if tasks is not None:
         unknown = [name for name in tasks if name not in cfg.tasks]
         if unknown or not tasks:
@@ -105,6 +115,21 @@ def _check_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
             )
 
 
+def _numbers(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, int | float]:
+    """Those keys of the overrides that hold a number, with it."""
+    keys = (override.partition("=")[0] for override in overrides)
+    values = {
+        key: OmegaConf.select(cfg, key, throw_on_resolution_failure=False)
+        for key in keys
+        if not key.startswith(("+", "~"))
+    }
+    return {
+        key: value
+        for key, value in values.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+
+
 def _keys(node: Any) -> list[str]:
     if isinstance(node, Mapping):
         return [str(key) for key in node]
@@ -118,7 +143,7 @@ def batches_per_step(cfg: DictConfig, world_size: int) -> int:
     return world_size * int(cfg.train.virtual_ranks) * int(cfg.train.accumulation)
 
 
-def scale_to_batches(cfg: DictConfig, batches: int) -> DictConfig:
+def scale_to_batches(cfg: DictConfig, batches: int, overrides: Sequence[str] = ()) -> DictConfig:
     """The config for another number of batches per step than it was written for.
 
     A step of ``train.reference_world_size`` batches (56 in the paper: one per GPU) has the learning
@@ -130,6 +155,7 @@ def scale_to_batches(cfg: DictConfig, batches: int) -> DictConfig:
     Args:
         cfg: the run's config; it is not changed.
         batches: per step, see `batches_per_step`.
+        overrides: ``key=value`` strings of the command line; what they set is meant as it is.
 
     Returns:
         The scaled config, whose reference is the present number: to scale it again changes nothing.
@@ -153,13 +179,16 @@ def scale_to_batches(cfg: DictConfig, batches: int) -> DictConfig:
         )
     factor = batches / reference
     scaled = OmegaConf.merge(OmegaConf.create(flags={"allow_objects": True}), cfg)
+    periods = [f"train.{key}" for key in ("max_iter", *PERIODS)]
+    periods += [f"tasks.{name}.eval_period" for name in cfg.tasks]
+    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    for key in periods:
+        if key not in given and OmegaConf.select(cfg, key):
+            iterations = max(1, round(int(OmegaConf.select(cfg, key)) / factor))
+            OmegaConf.update(scaled, key, iterations)
+    if "optimizer.lr" not in given:
+        scaled.optimizer.lr = float(cfg.optimizer.lr) * factor
     scaled.train.reference_world_size = batches
-    scaled.optimizer.lr = float(cfg.optimizer.lr) * factor
-    for key in ("max_iter", "checkpoint_period", "route_period", "eval_period"):
-        scaled.train[key] = _divided(int(cfg.train[key]), factor)
-    for task in scaled.tasks.values():
-        if task.get("eval_period"):
-            task.eval_period = _divided(int(task.eval_period), factor)
     logger.info(
         "%d batches a step instead of %d: learning rate %g (config: %g), %d iterations (config: "
         "%d); train.reference_world_size=0 scales nothing",
@@ -167,11 +196,6 @@ def scale_to_batches(cfg: DictConfig, batches: int) -> DictConfig:
         cfg.train.max_iter,
     )  # fmt: skip
     return scaled
-
-
-def _divided(iterations: int, factor: float) -> int:
-    """A number of iterations at another pace; 0 stays 0, everything else at least 1."""
-    return max(1, round(iterations / factor)) if iterations else 0
 
 
 def config_text(cfg: DictConfig) -> str:

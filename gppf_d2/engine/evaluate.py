@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, contextmanager
@@ -36,6 +37,7 @@ from gppf_d2.tasks.spec import Evaluation, Task
 logger = logging.getLogger(__name__)
 
 Results = dict[str, dict[str, float]]
+_OF_CLASS = re.compile(r"/\w+-")  # names of datasets, in front, may have a hyphen too
 
 
 def evaluate_tasks(
@@ -175,8 +177,8 @@ def flatten(results: Mapping, prefix: str = "") -> dict[str, float]:
 
 
 def overall(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Without the values of single classes, which evaluators name ``<metric>-<class>``."""
-    return {key: value for key, value in metrics.items() if "-" not in key}
+    """Without the values of single classes, which evaluators name ``<kind>/<metric>-<class>``."""
+    return {key: value for key, value in metrics.items() if not _OF_CLASS.search(key)}
 
 
 def write_results(path: Path, results: Results) -> None:

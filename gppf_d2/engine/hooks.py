@@ -34,7 +34,7 @@ def due(iteration: int, period: int) -> bool:
 
 
 class TemperatureHook(HookBase):
-    """Sets the gates' temperature before every step (design: linear, then constant).
+    """Sets the gates' temperature before every step (GPPF, appendix D.1).
 
     Args:
         temperature: the schedule.

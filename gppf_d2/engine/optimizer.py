@@ -1,7 +1,7 @@
 """Optimizer parameter groups, learning rates and the loss scale of fp16.
 
-Controllers have no weight decay and a learning-rate multiplier of their own (design: one Parameter
-[L, N] per task). The learning rate of a group at an iteration is a pure function: the optimizer's
+Controllers (one Parameter [L, N] per task) have no weight decay and a learning-rate multiplier of
+their own. The learning rate of a group at an iteration is a pure function: the optimizer's
 base rate x the group's ``lr_multiplier`` x the schedule's value, so that a resumed run needs no
 scheduler state.
 """

@@ -17,7 +17,7 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
 import gppf_d2
-from gppf_d2.engine.checkpoint import Checkpointer
+from gppf_d2.engine.checkpoint import Checkpointer, write_atomically
 from gppf_d2.engine.config import config_text
 from gppf_d2.engine.errors import UserError
 
@@ -66,7 +66,7 @@ def describe(
     folder: Path, cfg: DictConfig, config_file: str, command: str, world_size: int
 ) -> None:
     """Write ``config.yaml`` and ``run.json`` (rank 0)."""
-    folder.joinpath("config.yaml").write_text(config_text(cfg))
+    _write(folder / "config.yaml", config_text(cfg))
     gpus = torch.cuda.device_count() if str(cfg.train.device) != "cpu" else 0
     description: dict[str, Any] = {
         "config_file": os.path.basename(config_file),
@@ -80,16 +80,24 @@ def describe(
         "detectron2": detectron2.__version__,
         "gppf_d2": gppf_d2.__version__,
     }
-    folder.joinpath("run.json").write_text(json.dumps(description, indent=2) + "\n")
+    _write(folder / "run.json", json.dumps(description, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda target: Path(target).write_text(text))
 
 
 def reference_world_size(folder: Path) -> int:
-    """Batches a step that the run in the folder began with; 0 where none began or none are kept."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return 0
-    saved = yaml.safe_load(path.read_text()) or {}
-    return int((saved.get("train") or {}).get("reference_world_size") or 0)
+    """Batches a step that the run in the folder began with; 0 without one that says so.
+
+    The newest checkpoint says it: ``config.yaml`` may be that of a start that came to nothing.
+
+    Raises:
+        UserError: there are checkpoints and none of them can be read.
+    """
+    found = Checkpointer(folder).latest()
+    saved = yaml.safe_load(found[1].get("config") or "") if found else None
+    return int(((saved or {}).get("train") or {}).get("reference_world_size") or 0)
 
 
 def _commit() -> str:

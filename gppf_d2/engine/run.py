@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import logging
 import os
 import secrets
@@ -129,7 +128,9 @@ class Session:
         self.agreed(lambda: self.rank or output_folder.claim(self.folder, fresh, needs))
         self.agreed(lambda: output_folder.open_logs(self.folder, self.rank))
         if arguments.training:
-            self.cfg = cfg = self.agreed(lambda: self._scaled(cfg))
+            began = self.agreed(self._began_with)
+            began = from_first(began, self.groups.control)
+            self.cfg = cfg = self.agreed(lambda: self._scaled(cfg, began))
         self.tasks = self.agreed(lambda: setup.build_tasks(cfg))
         # without training every rank holds every task, whatever the policy
         self.schedule = self.agreed(
@@ -165,18 +166,24 @@ class Session:
             raise verdict from None
         return value
 
-    def _scaled(self, cfg: DictConfig) -> DictConfig:
+    def _began_with(self) -> int:
+        """Batches a step that a resumed run began with; 0 elsewhere and on other ranks than 0."""
+        scales = self.cfg.train.get("reference_world_size")
+        if self.rank or not (scales and self.arguments.resume):
+            return 0
+        return output_folder.reference_world_size(self.folder)
+
+    def _scaled(self, cfg: DictConfig, began: int) -> DictConfig:
         """The config for this number of ranks; a resumed run keeps the pace that it began with."""
         batches = batches_per_step(cfg, self.world_size)
-        began = output_folder.reference_world_size(self.folder) if self.arguments.resume else 0
-        if began and began != batches and cfg.train.get("reference_world_size"):
+        if began and began != batches:
             logger.warning(
                 "The run began with %d batches a step and goes on with %d; its learning rate and "
                 "number of iterations stay those of its start.",
                 began,
                 batches,
             )
-        return scale_to_batches(cfg, began or batches)
+        return scale_to_batches(cfg, began or batches, self.arguments.overrides)
 
     def _build_model(self) -> MultiTaskModel:
         model = setup.build_model(self.cfg, self.tasks, self.held)
@@ -238,7 +245,6 @@ class Session:
         results = self.evaluate()
         if self.rank == 0:
             write_results(self.folder / "results.json", results)
-            print(json.dumps(results, indent=2))
             logger.info("Evaluated iteration %d: %s", iteration, self.folder / "results.json")
 
     def _load_for_evaluation(self) -> int:

@@ -44,17 +44,25 @@ class InstanceTruth:
         }
 
 
-def category_ids(dataset_name: str) -> list[int]:
-    """Category id in the dataset's JSON per contiguous class index.
+def category_ids(dataset_name: str, truth: InstanceTruth) -> list[int]:
+    """Category id in the ground truth per contiguous class index.
+
+    Where the metadata does not say it (Detectron2's own LVIS), classes are in the order of the ids.
 
     Raises:
         KeyError: the dataset is not registered or has no "thing_classes".
+        ValueError: the metadata and the ground truth have different numbers of classes.
     """
     classes = metadata_of(dataset_name, "thing_classes")
     mapping = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
-    if mapping is None:
-        return list(range(len(classes)))
-    return sorted(mapping, key=mapping.get)
+    if mapping is not None:
+        return sorted(mapping, key=mapping.get)
+    if len(truth.categories) != len(classes):
+        raise ValueError(
+            f"dataset '{dataset_name}' has {len(classes)} classes and its ground truth "
+            f"{len(truth.categories)}; put 'thing_dataset_id_to_contiguous_id' into its metadata"
+        )
+    return sorted(category["id"] for category in truth.categories)
 
 
 def load_truth(dataset_name: str) -> InstanceTruth:

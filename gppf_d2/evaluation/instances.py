@@ -46,11 +46,12 @@ class InstanceEvaluator(DatasetEvaluator):
         self._tasks = tuple(tasks)
         self._classes = list(metadata_of(dataset_name, "thing_classes"))
         self._names = _distinct(self._classes)
-        self._category_ids = np.array(category_ids(dataset_name), dtype=np.int64)
         self._output_dir = None if output_dir is None else Path(output_dir)
         if self._output_dir is not None:
             self._output_dir.mkdir(parents=True, exist_ok=True)
         self._truth = load_truth(dataset_name) if comm.is_main_process() else None
+        if self._truth is not None:
+            self._category_ids = np.array(category_ids(dataset_name, self._truth), dtype=np.int64)
         if self._truth is not None and "segm" in self._tasks:
             unmasked = sum(not entry.get("segmentation") for entry in self._truth.annotations)
             if unmasked:

@@ -104,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = 0
     try:
         if options.root:
+            if not os.path.isdir(options.root):
+                raise ValueError(f"--data-root {options.root!r} is not a folder")
             os.environ["DETECTRON2_DATASETS"] = options.root
         register_all()
         for module in options.modules:

@@ -84,6 +84,8 @@ def set_entry(key: str, **entries: object) -> Callable[[dict], None]:
         (set_entry("images", file_name="lost.jpg"), "missing", "lost.jpg' does not exist"),
         (set_entry("annotations", bbox=[5, 5, 0, 10]), "box", "without area"),
         (set_entry("annotations", bbox=[50, 5, 20, 10]), "box", "leaves the image"),
+        (lambda content: content["annotations"][1].pop("bbox"), "box", "has None for a box"),
+        (set_entry("annotations", bbox=[5, 5, 10]), "box", "has [5, 5, 10] for a box"),
         (set_entry("annotations", segmentation=[[1, 2, 3, 4]]), "mask", "polygon of 4 numbers"),
         (set_entry("annotations", segmentation=[[1.0] * 7]), "mask", "polygon of 7 numbers"),
         (
@@ -96,6 +98,7 @@ def set_entry(key: str, **entries: object) -> Callable[[dict], None]:
             "mask",
             "without a pixel",
         ),
+        (set_entry("annotations", segmentation={"counts": "Sa0"}), "mask", "KeyError('size')"),
         (set_entry("annotations", image_id=77), "annotation", "unknown image 77"),
         (set_entry("annotations", id=1), "annotation", "several annotations with id 1"),
         (set_entry("images", id=1), "annotation", "images twice with id 1"),

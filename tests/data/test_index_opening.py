@@ -225,6 +225,36 @@ def test_a_folder_of_ones_own_is_used_alone(json_file, tmp_path, monkeypatch):
         open_source(CocoJsonSource(json_file, "i"))
 
 
+def test_machines_whose_files_have_other_times_share_a_cache(json_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("GPPF_D2_INDEX_DIR", str(tmp_path / "indexes"))
+    for machine in (1, 2):
+        os.utime(json_file, ns=(machine, machine))
+        open_source(CocoJsonSource(json_file, "i"))
+    forbid_reading(monkeypatch)
+    for machine in (1, 2, 1):
+        os.utime(json_file, ns=(machine, machine))
+        open_source(CocoJsonSource(json_file, "i"))
+
+
+def test_what_was_not_opened_for_long_leaves_the_cache(json_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("GPPF_D2_INDEX_DIR", str(tmp_path / "indexes"))
+    open_source(CocoJsonSource(json_file, "i"))
+    (header,) = (tmp_path / "indexes").glob("*/*.json")
+    os.utime(header, ns=(1, 1))
+    os.utime(json_file, ns=(1, 1))
+    open_source(CocoJsonSource(json_file, "i"))
+    assert not header.exists() and not header.with_suffix(".arrow").exists()
+    assert len(list((tmp_path / "indexes").glob("*/*.arrow"))) == 1
+
+
+def test_an_old_failure_is_forgotten_by_who_builds_next(tmp_path):
+    with places.build_lock(tmp_path / "x.lock", "x") as lock:
+        lock.say("failed", "the file is broken")
+    with places.build_lock(tmp_path / "x.lock", "x") as lock:
+        assert not lock.failure
+    assert (tmp_path / "x.lock").read_text() == ""
+
+
 def test_a_file_that_changes_while_it_is_read_is_refused(json_file, monkeypatch):
     write = CocoJsonSource.write
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -256,6 +257,23 @@ def test_what_workers_get_can_be_sent_to_a_spawned_process() -> None:
 
 
 # ---- corrupt samples
+
+
+def one_tensor(record: dict) -> dict:
+    return {"image": torch.zeros(4), "label": 1}
+
+
+def test_large_batches_of_workers_need_no_higher_limit_of_open_files() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    stream = Stream("cls", 4, seed=0)
+    plan = StreamPlan(Schedule({"cls": 1}, 1), {"cls": stream}, {"cls": 300})
+    source = TaskSource(records("cls", 4), one_tensor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        with build_train_loader(plan, 0, {"cls": source}, 0, num_workers=1) as loader:
+            assert [len(next(loader).samples) for _ in range(2)] == [300, 300]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def read_image(record: dict) -> dict:

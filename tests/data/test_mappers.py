@@ -14,7 +14,7 @@ import torch
 from detectron2.config import LazyCall, instantiate
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torchvision.transforms import v2
 
 from gppf_d2.data.mappers import (
@@ -133,6 +133,16 @@ def test_a_damaged_image_is_an_oserror_with_its_name(
     Path(image_file).unlink()
     with pytest.raises(FileNotFoundError, match="image.png"):
         TRAINING_MAPPERS[kind]()(record)
+
+
+def test_what_pil_calls_a_value_error_is_a_damaged_file_too(record: dict, image_file: str) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("comment", " " * (2 << 20), zip=True)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(image_file, pnginfo=text)
+    with pytest.raises(ValueError, match="too large"), Image.open(image_file):
+        pass
+    with pytest.raises(OSError, match="image.png.*too large"):
+        TRAINING_MAPPERS["detection"]()(record)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])

@@ -467,9 +467,9 @@ def test_eleven_million_records_fit_into_100_megabytes(
     monkeypatch.setattr("gppf_d2.data.index.image_folder._code", fake)
     entries = {wnid: f"{wnid}.tar" for wnid in wordnet_ids}
     monkeypatch.setattr(ImageFolderSource, "entries", lambda self: entries)
-    monkeypatch.setattr(ImageFolderSource, "identity", lambda self: {"kind": "fake"})
-    source = ImageFolderSource(str(tmp_path), wordnet_ids, "fake")
-    records = open_source(source)
+    monkeypatch.setattr(ImageFolderSource, "files", lambda self: [])
+    monkeypatch.delenv("GPPF_D2_INDEX_DIR")
+    records = open_source(ImageFolderSource(str(tmp_path), wordnet_ids, "fake"))
     size = sum(p.stat().st_size for p in Path(f"{tmp_path}.index").iterdir())
     columns = records.columns
     per_record = ("label", "number2", "number4", "block")

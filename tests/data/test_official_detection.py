@@ -405,8 +405,13 @@ def test_a_real_dataset_is_never_replaced_by_a_miniature(
     assert "left alone" in said[-1]
     official.build(tmp_path, seed=1, say=said.append)
     assert image.read_bytes() != first, "another seed is another world"
+    kept, truth = image.read_bytes(), tmp_path / "coco/annotations/instances_val2017.json"
+    made = truth.read_bytes()
+    truth.write_bytes(made + b"the real one, put in the place of the miniature")
+    with pytest.raises(ValueError, match="is no official miniature"):
+        official.build(tmp_path, say=said.append)
+    truth.write_bytes(made)
     (tmp_path / official.MANIFEST).unlink()
-    kept = image.read_bytes()
     with pytest.raises(ValueError, match="is no official miniature"):
         official.build(tmp_path, say=said.append)
     assert image.read_bytes() == kept

@@ -167,6 +167,9 @@ def test_ade20k_without_all_labels_is_refused(copy, code: dict[str, ModuleType],
     (folder / "annotations_detectron2" / "training" / "ADE_train_00000003.png").unlink()
     with pytest.raises(ValueError, match="for 15 of the 16 images"):
         DatasetCatalog.get("ade20k_sem_seg_train")
+    folder.joinpath("empty").mkdir()
+    with pytest.raises(ValueError, match="for 0 of the 16 images"):
+        ade20k.load_pairs(str(folder / "images" / "training"), str(folder / "empty"))
     # what is missing is made, what is there stays
     kept = folder / "annotations_detectron2" / "training" / "ADE_train_00000004.png"
     before = kept.stat().st_mtime_ns

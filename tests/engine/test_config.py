@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from detectron2.config import instantiate
+from omegaconf import DictConfig
 
+from gppf_d2.engine.checkpoint import Checkpointer
 from gppf_d2.engine.config import (
     batches_per_step,
     config_text,
@@ -16,6 +19,7 @@ from gppf_d2.engine.config import (
     scale_to_batches,
 )
 from gppf_d2.engine.errors import UserError
+from gppf_d2.engine.run import Session
 from gppf_d2.tasks.spec import tasks_from_config
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -109,11 +113,41 @@ def test_scaling_ends_where_it_began() -> None:
     assert config_text(back) == config_text(cfg)
 
 
+def test_a_resumed_run_keeps_the_pace_that_it_began_with(tmp_path: Path) -> None:
+    cfg, at_start = scaled(batches=2)
+    save = Checkpointer(tmp_path).save
+
+    def resumed(given: DictConfig, resume: bool = True) -> str:
+        run = SimpleNamespace(
+            cfg=given,
+            world_size=4,
+            rank=0,
+            folder=tmp_path,
+            arguments=SimpleNamespace(resume=resume, overrides=()),
+        )
+        return config_text(Session._scaled(run, given, Session._began_with(run)))
+
+    now = config_text(scale_to_batches(cfg, 4))
+    (tmp_path / "config.yaml").write_text(config_text(at_start))
+    assert resumed(cfg) == now, "a start without a checkpoint set the pace"
+    save({"format": 1, "model": {}, "iteration": 1, "config": config_text(at_start)})
+    assert resumed(cfg) == resumed(at_start) == config_text(at_start)
+    assert resumed(cfg, resume=False) == now
+
+
 def test_nothing_is_scaled_at_the_reference_or_without_one() -> None:
     cfg, same = scaled(batches=56)
     assert same is cfg
     off = load_config(MINI, [])
     assert scale_to_batches(off, 3) is off
+
+
+def test_what_the_command_line_sets_is_meant_as_it_is() -> None:
+    given = ["train.max_iter=20", "optimizer.lr=0.5"]
+    cfg, _ = scaled(*given, batches=28)
+    half = scale_to_batches(cfg, 28, given)
+    assert (half.train.max_iter, half.optimizer.lr) == (20, 0.5)
+    assert half.train.checkpoint_period == 2 * cfg.train.checkpoint_period
 
 
 def test_periods_never_become_zero_and_zero_stays() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from gppf_d2.engine.evaluate import overall
 from gppf_d2.engine.metrics import TaskMetrics
 from tests.harness import run_distributed
 
@@ -39,3 +40,9 @@ def test_ranks_with_different_tasks_do_not_mix_their_losses() -> None:
     assert results[0] == results[1] == results[2]
     assert results[0]["loss/a/loss"] == pytest.approx(2.5)
     assert results[0]["loss/b/other"] == pytest.approx(5.0)
+
+
+def test_values_of_single_classes_are_told_from_names_of_datasets_with_hyphens() -> None:
+    kept = {"bbox/AP": 1.0, "my-set/bbox/AP50": 2.0, "sem_seg/BoundaryIoU": 3.0}
+    dropped = {"bbox/AP-pen/pencil": 4.0, "my-set/sem_seg/IoU-t-shirt": 5.0, "x/AP50-a b": 6.0}
+    assert overall({**kept, **dropped}) == kept

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from pycocotools.coco import COCO
@@ -177,6 +178,22 @@ def test_lvis_rules_change_the_numbers(tmp_path: Path) -> None:
             evaluator = LVISEvaluator(name, tasks=["bbox"])
             results.append(run(evaluator, content, predictions)["bbox"]["AP"])
     assert results[0] > results[1] + 1
+
+
+@pytest.mark.parametrize("evaluator", [DetectionEvaluator, LVISEvaluator])
+def test_ids_of_the_file_are_taken_where_the_metadata_has_none(evaluator, tmp_path: Path) -> None:
+    """Detectron2's own LVIS: ids from 1, no mapping."""
+    content, predictions = lvis_world(gaps=True)
+    with registered(content, tmp_path, "gppf_test_ids") as name:
+        expected = run(evaluator(name), content, predictions)
+        del MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
+        found = run(evaluator(name), content, predictions)
+        assert expected["bbox"]["AP"] > 1
+        for task, result in expected.items():
+            assert found[task] == pytest.approx(result, abs=0, nan_ok=True), task
+        MetadataCatalog.get(name).thing_classes.append("one more")
+        with pytest.raises(ValueError, match="has 8 classes and its ground truth 7"):
+            evaluator(name)
 
 
 def test_lvis_needs_its_annotations(tmp_path: Path) -> None:

@@ -100,6 +100,16 @@ def test_bf16_autocast_with_channels_last_runs() -> None:
     assert all(torch.isfinite(value).all() for value in half.values() if value is not None)
 
 
+def test_a_multi_view_batch_is_refused_without_partners_too() -> None:
+    """Its views would not share their statistics; alone is how the preflight tries a task."""
+    backbone = mixed()
+    gates = gates_of(controller(backbone), "soft")
+    with pytest.raises(ValueError, match="multi-view batch.*mixing='in_step' with stock blocks"):
+        backbone([X, X[:1]], gates, FEATURES)
+    features, _ = backbone.eval()([X, X[:1]], gates, FEATURES)
+    assert len(features) == 2
+
+
 def test_plain_weights_fill_what_the_kinds_share(tmp_path: Path) -> None:
     backbone = mixed()
     source = tiny(18, 1, seed=4).build_plain().double()

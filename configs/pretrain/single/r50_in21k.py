@@ -3,8 +3,8 @@ r"""Single-task baseline: ImageNet-21K-P classification, ResNet-50.
 GPPF, Table 1, row Single: top-1 35.8. From scratch (D.1).
 Budget: 500,000 iterations x 4.0 / 21 = 95,238 (configs/common/single_task.py).
 Hardware: 7 x 8 GPUs of 32 GB. Not yet run in full.
-    torchrun --nnodes 7 --nproc-per-node 8 train_net.py \
-        --config-file configs/pretrain/single/r50_in21k.py --data-root DIR
+    torchrun --nnodes 7 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \
+        train_net.py --config-file configs/pretrain/single/r50_in21k.py --data-root DIR
 """
 
 from ...common.gppf import backbone, gates, input, lr_multiplier, optimizer, schedule, tasks, train

@@ -3,8 +3,8 @@ r"""Single-task baseline: Objects365 detection, ResNet-50.
 GPPF, Table 1, row Single: AP 24.0. From scratch (D.1).
 Budget: 500,000 iterations x 4.0 / 21 = 95,238 (configs/common/single_task.py).
 Hardware: 7 x 8 GPUs of 32 GB. Not yet run in full.
-    torchrun --nnodes 7 --nproc-per-node 8 train_net.py \
-        --config-file configs/pretrain/single/r50_objects365.py --data-root DIR
+    torchrun --nnodes 7 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \
+        train_net.py --config-file configs/pretrain/single/r50_objects365.py --data-root DIR
 """
 
 from ...common.gppf import backbone, gates, input, lr_multiplier, optimizer, schedule, tasks, train

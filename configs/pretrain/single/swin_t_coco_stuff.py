@@ -3,8 +3,8 @@ r"""Single-task baseline: COCO-Stuff segmentation, Swin-T.
 Not in the paper, whose single-task baselines are ResNet-50s. From ImageNet-1K weights (D.1).
 Budget: 500,000 iterations x 2.0 / 21 = 47,619 (configs/common/single_task.py).
 Hardware: 7 x 8 GPUs of 32 GB. Not yet run in full.
-    torchrun --nnodes 7 --nproc-per-node 8 train_net.py \
-        --config-file configs/pretrain/single/swin_t_coco_stuff.py --data-root DIR
+    torchrun --nnodes 7 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \
+        train_net.py --config-file configs/pretrain/single/swin_t_coco_stuff.py --data-root DIR
 """
 
 from ...common.gppf_swin import (

@@ -8,7 +8,8 @@ masks and class maps. A module may share a folder with another one (``lvis`` sta
 never a file.
 
 ``build`` writes all of them into a temporary folder, renames their top folders into place, and
-lists what it wrote in ``official_mini.json``: a real dataset under the same root is never touched.
+lists what it wrote, with sizes, in ``official_mini.json``: a real dataset under the same root is
+never touched, also where it took the place of a miniature.
 """
 
 from __future__ import annotations
@@ -43,10 +44,13 @@ def describe(seed: int) -> dict:
 
 
 def _read(root: Path) -> dict:
+    """The manifest: settings, and name -> the sizes that a file of ours may have."""
     try:
-        return json.loads((root / MANIFEST).read_text())
+        found = json.loads((root / MANIFEST).read_text())
     except (FileNotFoundError, json.JSONDecodeError):
-        return {"settings": None, "files": []}
+        found = {}
+    known = isinstance(found.get("files"), dict)
+    return found if known else {"settings": None, "files": {}}
 
 
 def build(root: Path, seed: int = 0, say: Callable[[str], None] = print) -> Path:
@@ -77,8 +81,9 @@ def build(root: Path, seed: int = 0, say: Callable[[str], None] = print) -> Path
         for name in modules():
             importlib.import_module(f"{__name__}.{name}").write(new, world)
             say(f"{name}: written")
-        files = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
-        _move(root, work, set(found["files"]), files)
+        written = sorted(path for path in new.rglob("*") if path.is_file())
+        files = {path.relative_to(new).as_posix(): [path.stat().st_size] for path in written}
+        _move(root, work, found["files"], files)
         _note(root, work, settings, files)
     finally:
         shutil.rmtree(work)
@@ -86,26 +91,41 @@ def build(root: Path, seed: int = 0, say: Callable[[str], None] = print) -> Path
     return root
 
 
-def _note(root: Path, work: Path, settings: dict | None, files: list[str]) -> None:
+Sizes = dict[str, list[int]]
+
+
+def _note(root: Path, work: Path, settings: dict | None, files: Sizes) -> None:
     (work / MANIFEST).write_text(json.dumps({"settings": settings, "files": files}) + "\n")
     os.replace(work / MANIFEST, root / MANIFEST)
 
 
-def _move(root: Path, work: Path, before: set[str], files: list[str]) -> None:
+def _is_ours(root: Path, entry: str, before: Sizes) -> bool:
+    """Whether what lies in a top folder is still what was written there, as far as it is there.
+
+    Official names are the same in the real dataset, sizes are not.
+    """
+    listed = {root / name: sizes for name, sizes in before.items() if name.startswith(f"{entry}/")}
+    there = [path for path in listed if path.is_file()]
+    return bool(there) and all(path.stat().st_size in listed[path] for path in there)
+
+
+def _move(root: Path, work: Path, before: Sizes, files: Sizes) -> None:
     """Put the new folders in the places of those of an earlier call (and of what was prepared
     there)."""
-    ours = {name.split("/")[0] for name in before}
     entries = sorted({name.split("/")[0] for name in files})
-    for entry in entries:
-        if (root / entry).exists() and entry not in ours:
+    old = [entry for entry in entries if (root / entry).exists()]
+    for entry in old:
+        if not _is_ours(root, entry, before):
             raise ValueError(
                 f"'{root / entry}' exists and is no official miniature; give another --root"
             )
     # Without settings the list says what is ours, and that it is not complete.
-    _note(root, work, None, sorted(before | set(files)))
+    both = {
+        name: before.get(name, []) + files.get(name, []) for name in sorted({**before, **files})
+    }
+    _note(root, work, None, both)
     (work / "old").mkdir()
-    for entry in sorted(ours):
-        if (root / entry).exists():
-            os.replace(root / entry, work / "old" / entry)
+    for entry in old:
+        os.replace(root / entry, work / "old" / entry)
     for entry in entries:
         os.replace(work / "new" / entry, root / entry)

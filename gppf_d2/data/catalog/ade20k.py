@@ -28,7 +28,9 @@ def load_pairs(image_root: str, label_root: str) -> list[dict]:
         ValueError: an image has no label map.
     """
     images = sum(name.endswith(".jpg") for name in os.listdir(image_root))
-    records = load_sem_seg(label_root, image_root)
+    labels = sum(name.endswith(".png") for name in os.listdir(label_root))
+    # Detectron2's reader asserts that there is something
+    records = load_sem_seg(label_root, image_root) if images and labels else []
     if len(records) != images:
         raise ValueError(
             f"'{label_root}' has label maps for {len(records)} of the {images} images of "

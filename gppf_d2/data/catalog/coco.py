@@ -26,5 +26,6 @@ def register(root: str) -> None:
             os.path.join(folder, "annotations", f"instances_{split}2017.json"),
             os.path.join(folder, f"{split}2017"),
             {category["id"]: category["name"] for category in THINGS},
+            hint=f"run `python datasets/prepare_coco.py --root {root}` on the official download",
             thing_colors=[category["color"] for category in THINGS],
         )

@@ -27,6 +27,7 @@ def register(root: str) -> None:
             os.path.join(root, "lvis", f"lvis_v1_{split}.json"),
             os.path.join(root, "coco", ""),  # as Detectron2 has it: its loader appends to it
             {category["id"]: category["synonyms"][0] for category in LVIS_CATEGORIES},
+            hint=f"run `python datasets/prepare_lvis.py --root {root}` on the official download",
             category_lists=("neg_category_ids", "not_exhaustive_category_ids"),
             file_name_key="coco_url",
             class_image_count=LVIS_CATEGORY_IMAGE_COUNT,

@@ -23,9 +23,9 @@ from gppf_d2.data.index.places import (
     BuildLock,
     build_lock,
     fingerprint,
-    index_folders,
-    index_key,
-    writable_folder,
+    index_paths,
+    remove_unused,
+    writable_path,
 )
 from gppf_d2.data.index.records import Records
 from gppf_d2.data.index.source import Source
@@ -50,55 +50,52 @@ def open_source(source: Source) -> Records:
         ValueError: the source is broken, or an index can be written nowhere.
     """
     expected = fingerprint(source)
-    name = f"{index_key(expected['identity'])}.json"
-    folders = index_folders(source.place)
+    paths = index_paths(source.place, expected)
     reasons: list[str] = []
-    columns, path = _find(folders, name, expected, reasons)
+    columns, path = _find(paths, expected, reasons)
     if columns is None:
-        columns, path = _build_once(source, folders, name, expected, reasons)
+        columns, path = _build_once(source, paths, expected, reasons)
+    with contextlib.suppress(OSError):
+        os.utime(path)  # in use
     source.publish(columns)
     return Records(path, source.decoder(), columns)
 
 
 def _find(
-    folders: list[Path], name: str, expected: Mapping[str, Any], reasons: list[str]
+    paths: list[Path], expected: Mapping[str, Any], reasons: list[str]
 ) -> tuple[MappedColumns | None, Path]:
     """The first index that fits; adds why others do not."""
-    for folder in folders:
+    for path in paths:
         try:
-            return MappedColumns(folder / name, expected), folder / name
+            return MappedColumns(path, expected), path
         except BrokenIndex as error:
-            reasons.append(f"{error} in '{folder}'")
+            reasons.append(f"{error} in '{path.parent}'")
         except OSError:
             continue  # there is none
     return None, Path()
 
 
 def _build_once(
-    source: Source,
-    folders: list[Path],
-    name: str,
-    expected: Mapping[str, Any],
-    reasons: list[str],
+    source: Source, paths: list[Path], expected: Mapping[str, Any], reasons: list[str]
 ) -> tuple[MappedColumns, Path]:
     """Build, or wait for the process that does."""
-    folder = writable_folder(folders)
+    path = writable_path(paths)
     what = f"'{source.place}'" if source.place else str(expected["identity"].get("name"))
-    with build_lock((folder / name).with_suffix(".lock"), what) as lock:
-        columns, path = _find(folders, name, expected, [])
+    with build_lock(path.with_suffix(".lock"), what) as lock:
+        columns, found = _find(paths, expected, [])
         if columns is not None:
-            return columns, path
-        if lock.failure:  # of the process that this one waited for: the same would happen here
-            raise ValueError(lock.failure)
-        if reasons:
-            logger.warning("The index of %s is made anew: %s", what, "; ".join(reasons))
+            return columns, found
         try:
-            with _no_garbage_collection(), _full_disk_explained(folder, what):
-                _build(source, folder, name, expected, what, lock)
+            if lock.failure:  # of the process that this one waited for: the same would happen here
+                raise ValueError(lock.failure)
+            if reasons:
+                logger.warning("The index of %s is made anew: %s", what, "; ".join(reasons))
+            with _no_garbage_collection(), _full_disk_explained(path.parent, what):
+                _build(source, path, expected, what, lock)
         except Exception as error:
             lock.say("failed", " ".join(str(error).split()) or type(error).__name__)
             raise
-        return MappedColumns(folder / name, expected), folder / name
+        return MappedColumns(path, expected), path
 
 
 @contextlib.contextmanager
@@ -139,30 +136,29 @@ def _remove_leftovers(folder: Path, prefix: str) -> None:
 
 
 def _build(
-    source: Source,
-    folder: Path,
-    name: str,
-    expected: Mapping[str, Any],
-    what: str,
-    lock: BuildLock,
+    source: Source, path: Path, expected: Mapping[str, Any], what: str, lock: BuildLock
 ) -> None:
     start = time.monotonic()
+    folder, prefix = path.parent, f".{path.name}."
 
     def report(progress: str) -> None:
         lock.say("at", progress)
         logger.info("Indexing %s: %s", what, progress)
 
-    _remove_leftovers(folder, f".{name}.")
+    _remove_leftovers(folder, prefix)
     lock.say("at", "the start")
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=prefix) as scratch:
         with contextlib.closing(ColumnWriter(Path(scratch), report)) as writer:
             records = source.write(writer)
             arrow = Path(scratch) / "columns.arrow"
             header = writer.finish(arrow)
         if fingerprint(source) != expected:
             raise ValueError(f"{what} changed while it was read; start again when it is complete")
-        os.replace(arrow, (folder / name).with_suffix(".arrow"))
-    write_header(folder / name, {**expected, "records": records, **header})
+        if _find([path], expected, [])[0] is not None:
+            return  # without file locks another process may have been faster, and be reading
+        os.replace(arrow, path.with_suffix(".arrow"))
+    write_header(path, {**expected, "records": records, **header})
+    remove_unused(path)
     level = logging.INFO if source.place else logging.DEBUG
     logger.log(
         level, "Indexed %s: %d records, %.1f MB in '%s', %.1f s", what, records,

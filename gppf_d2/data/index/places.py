@@ -25,7 +25,7 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,6 +34,7 @@ from gppf_d2.data.index.source import Source
 HEAD = 64 << 10  # bytes of a file that are hashed
 FEW = 100  # files of a source; of more, heads are not read, and one digest stands for all
 REPORT_SECONDS = 10.0
+UNUSED_DAYS = 60
 
 logger = logging.getLogger(__name__)
 
@@ -64,19 +65,38 @@ def _state(path: str, with_head: bool) -> list:
     return [name, status.st_mtime_ns, status.st_size, head]
 
 
-def index_key(identity: Any) -> str:
-    """The name of the files of an index."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+def index_paths(place: str | None, expected: Mapping[str, Any]) -> list[Path]:
+    """Where the header of a source's index may lie, the best place first.
 
+    Beside the source an index of other files is replaced. A folder of the cache may serve machines
+    that have the data on disks of their own, so the name there says which files the index is of.
 
-def index_folders(place: str | None) -> list[Path]:
-    """Where the index of a source may lie, the best folder first."""
+    Args:
+        place: of the source.
+        expected: its fingerprint.
+    """
+    name = f"{_digest(expected['identity'])}.json"
     if place is None:
-        return [_RUN.folder()]
+        return [_RUN.folder() / name]
     where = os.path.abspath(place)
-    digest = hashlib.sha256(where.encode()).hexdigest()[:12]
-    cached = cache_folder() / f"{os.path.basename(where)}-{digest}.index"
-    return [cached] if os.environ.get("GPPF_D2_INDEX_DIR") else [Path(f"{where}.index"), cached]
+    folder = cache_folder() / f"{os.path.basename(where)}-{_digest(where)}.index"
+    cached = folder / f"{_digest(expected)}.json"
+    beside = Path(f"{where}.index", name)
+    return [cached] if os.environ.get("GPPF_D2_INDEX_DIR") else [beside, cached]
+
+
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def remove_unused(header: Path) -> None:
+    """Remove what lies in the folder of an index and was last opened ``UNUSED_DAYS`` ago."""
+    oldest = time.time() - UNUSED_DAYS * 86_400
+    for other in header.parent.glob("*.json"):
+        with contextlib.suppress(OSError):
+            if other != header and other.stat().st_mtime < oldest:
+                other.unlink()
+                other.with_suffix(".arrow").unlink()
 
 
 def cache_folder() -> Path:
@@ -88,20 +108,21 @@ def cache_folder() -> Path:
     return Path(cache).expanduser() / "gppf_d2" / "index"
 
 
-def writable_folder(folders: Sequence[Path]) -> Path:
-    """The first folder that can be made and written to.
+def writable_path(paths: Sequence[Path]) -> Path:
+    """The first path whose folder can be made and written to.
 
     Raises:
         ValueError: none; with what the system says about each.
     """
     reasons = []
-    for folder in folders:
+    for path in paths:
+        folder = path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
             probe.touch()
             probe.unlink()
-            return folder
+            return path
         except OSError as error:
             reasons.append(f"'{folder}': {error.strerror}")
     raise ValueError(
@@ -120,10 +141,15 @@ class BuildLock:
     def __init__(self, file: IO[str], failure: str) -> None:
         self._file, self.failure = file, failure
 
-    def say(self, word: str, text: str) -> None:
-        """Leave a line for the others."""
+    def clear(self) -> None:
+        """Forget what was said."""
         self._file.seek(0)
         self._file.truncate()
+        self._file.flush()
+
+    def say(self, word: str, text: str) -> None:
+        """Leave a line for the others."""
+        self.clear()
         self._file.write(f"{word} {text}")
         self._file.flush()
 
@@ -153,7 +179,9 @@ def build_lock(path: Path, what: str) -> Iterator[BuildLock]:
                 logger.info("Waiting for another process to index %s: %s", what, _read(file))
         told = _read(file)
         failure = told.removeprefix("failed ") if waited and told.startswith("failed ") else ""
-        yield BuildLock(file, failure)
+        lock = BuildLock(file, failure)
+        lock.clear()
+        yield lock
 
 
 def _lock_file(path: Path) -> IO[str]:
@@ -184,9 +212,9 @@ class _Run:
         if self._held is not None and (self._held[0] == os.getpid() or self._held[1].is_dir()):
             return self._held[1]  # a forked process uses its parent's
         self._token = self._token or secrets.token_hex(8)
-        runs = writable_folder([cache_folder() / "runs"])
-        _remove_abandoned(runs)
-        folder = runs / f"{socket.gethostname()}-{self._token}"
+        # no name of a machine holds an @
+        folder = writable_path([cache_folder() / "runs" / f"{socket.gethostname()}@{self._token}"])
+        _remove_abandoned(folder.parent)
         while True:
             folder.mkdir(mode=0o700, exist_ok=True)
             if folder.stat().st_uid != os.getuid():
@@ -228,6 +256,6 @@ def _remove_if_last(folder: Path, file: IO[str]) -> None:
 
 def _remove_abandoned(runs: Path) -> None:
     """Remove the folders of this machine's runs whose processes are all gone."""
-    for held in runs.glob(f"{socket.gethostname()}-*/held"):
+    for held in runs.glob(f"{socket.gethostname()}@*/held"):
         with contextlib.suppress(OSError):
             _remove_if_last(held.parent, open(held, "a+"))  # noqa: SIM115

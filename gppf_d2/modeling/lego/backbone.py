@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
-from detectron2.layers import CNNBlockBase, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor
 
@@ -99,7 +99,8 @@ class LegoBackbone(Backbone):
         """Stop training the units of the first ``stages`` stages, the stem being the first.
 
         What units share (a Swin's norms of features) and the gates go on training. Residual blocks
-        also turn their BatchNorm into FrozenBatchNorm, as Detectron2's do.
+        also turn their BatchNorm into FrozenBatchNorm, as Detectron2's do, and Swin blocks keep all
+        their paths.
 
         Raises:
             ValueError: fewer than 0 or more than there are.
@@ -113,7 +114,7 @@ class LegoBackbone(Backbone):
         for stage in names[:stages]:
             layers = [n for n in self.layer_names if n.partition(".")[0] == stage]
             for unit in (u for name in layers for u in self.get_submodule(name).units):
-                if isinstance(unit, CNNBlockBase):
+                if hasattr(unit, "freeze"):
                     unit.freeze()
                 unit.requires_grad_(False)
 

@@ -19,7 +19,6 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from gppf_d2.distributed.sync_bn import CrossTaskSyncBN
 from gppf_d2.modeling.lego import chain, in_step
 from gppf_d2.modeling.lego.controller import Gate
 from gppf_d2.modeling.lego.mixing import straight_through
@@ -93,13 +92,15 @@ class LegoLayer(nn.Module):
         weights = dict(zip(gate.active, gate.weights))
         branches = []
         for k, unit in enumerate(self.units):
-            norms = [norm for norm in chain.norms_in_order(unit) if _is_synchronised(norm)]
+            training = [norm for norm in chain.norms_in_order(unit) if norm.training]
+            norms = [norm for norm in training if norm.group is not None]
             if k not in weights:
                 token = chain.join(norms, token)
                 continue
-            if len(xs) > 1 and norms:
+            # without a group too: there the preflight finds it, before any rank waits
+            if len(xs) > 1 and training:
                 raise ValueError(
-                    "The plain form cannot synchronise a multi-view batch, whose views share their "
+                    "The plain form cannot normalise a multi-view batch, whose views share their "
                     "statistics; use mixing='in_step' with stock blocks, or one batch."
                 )
             links = chain.Chain(token)
@@ -109,7 +110,3 @@ class LegoLayer(nn.Module):
             weight = weights[k]
             branches.append(ys if weight is None else [y * weight.to(y.dtype) for y in ys])
         return [reduce(torch.add, views) for views in zip(*branches)], token
-
-
-def _is_synchronised(norm: CrossTaskSyncBN) -> bool:
-    return norm.training and norm.group is not None

@@ -204,6 +204,10 @@ class SwinUnit(SwinTransformerBlock):
         self.drop_path = stochastic_depth(drop_path)
         self.downsample = PatchMerging(dim // 2) if merges else None
 
+    def freeze(self) -> None:
+        """No stochastic depth: what does not train computes what it computes in evaluation."""
+        self.drop_path = nn.Identity()
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same, merging [B, C/2, 2H, 2W] to [B, C, H, W]; sides round up."""
         height, width = x.shape[-2:]
