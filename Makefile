@@ -13,7 +13,7 @@ DEMO_DATA ?= output/data
 OFFICIAL ?= output/official
 OFFICIAL_RUN ?= output/gppf_r50_mini
 # two test files at a time; several processes each, where a test starts processes
-PARALLEL ?= -n 2 --dist loadfile
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help

@@ -25,7 +25,7 @@ from detectron2.data.samplers import InferenceSampler
 from detectron2.evaluation import inference_context
 from omegaconf import DictConfig
 
-from gppf_d2.distributed.consensus import agree, broadcast_module, from_first
+from gppf_d2.distributed.consensus import AgreedError, agree, broadcast_module, from_first
 from gppf_d2.distributed.groups import ProcessGroups
 from gppf_d2.engine.checkpoint import write_atomically
 from gppf_d2.engine.errors import UserError, show_traceback
@@ -47,8 +47,11 @@ def evaluate_tasks(
     groups: ProcessGroups,
     names: Iterable[str] | None = None,
     owners: Mapping[str, int] | None = None,
+    folder: Path | None = None,
 ) -> Results:
     """Evaluate tasks one after the other on all ranks.
+
+    A task whose evaluation fails does not keep the others from theirs; the error comes at the end.
 
     Collective: all ranks must call with the same names.
 
@@ -60,24 +63,38 @@ def evaluate_tasks(
         names: which tasks; None evaluates all that name a dataset.
         owners: ``pinned`` mode: a rank that holds each task's head; it is broadcast, used and
             freed.
+        folder: where ``results.json`` is written, after each task; None on other ranks than 0.
 
     Returns:
         ``{task: {"bbox/AP": 31.2, ...}}`` on every rank.
+
+    Raises:
+        AgreedError: an evaluation failed, on every rank, with the sentence of the first one.
     """
     results: Results = {}
+    failure: AgreedError | None = None
     for name in tasks if names is None else names:
         task = tasks[name]
         if not task.evaluators:
             continue
-        with _head_on_every_rank(cfg, model, task, groups, owners):
-            found: dict[str, float] = {}
-            for evaluation in task.evaluators:
-                metrics = _evaluate(cfg, model, task, evaluation, groups)
-                prefix = f"{evaluation.dataset}/" if len(task.evaluators) > 1 else ""
-                found.update({prefix + key: value for key, value in metrics.items()})
+        found: dict[str, float] = {}
+        try:
+            with _head_on_every_rank(cfg, model, task, groups, owners):
+                for evaluation in task.evaluators:
+                    metrics = _evaluate(cfg, model, task, evaluation, groups)
+                    prefix = f"{evaluation.dataset}/" if len(task.evaluators) > 1 else ""
+                    found.update({prefix + key: value for key, value in metrics.items()})
+        except AgreedError as error:
+            failure = failure or error
+            logger.error("%s", error)
+            continue
         results[name] = found
+        if folder is not None:
+            write_results(folder / "results.json", {name: found})
         text = "  ".join(f"{key} {value:.4g}" for key, value in overall(found).items())
         logger.info("Results of %s: %s", name, text)
+    if failure is not None:
+        raise failure
     return results
 
 

@@ -20,7 +20,7 @@ from gppf_d2.distributed.consensus import check_replicas
 from gppf_d2.distributed.heartbeat import Heartbeat
 from gppf_d2.engine.checkpoint import write_atomically
 from gppf_d2.engine.errors import UserError
-from gppf_d2.engine.evaluate import Results, overall, write_results
+from gppf_d2.engine.evaluate import Results, overall
 from gppf_d2.modeling.lego.controller import LinearTemperature
 
 logger = logging.getLogger(__name__)
@@ -172,7 +172,6 @@ class EvaluationHook(HookBase):
     Args:
         evaluate: collective; evaluates the named tasks and returns their results on every rank.
         periods: iterations per task; 0 evaluates only at the end.
-        folder: where rank 0 writes ``results.json``; None elsewhere.
         best: ``task/metric`` names whose best value keeps a ``model_best_<task>_<metric>``.
         save: collective; saves the run after a number of iterations under some names.
     """
@@ -181,11 +180,10 @@ class EvaluationHook(HookBase):
         self,
         evaluate: Callable[[list[str]], Results],
         periods: Mapping[str, int],
-        folder: Path | None,
         best: Sequence[str] = (),
         save: Save | None = None,
     ) -> None:
-        self.evaluate, self.periods, self.folder = evaluate, periods, folder
+        self.evaluate, self.periods = evaluate, periods
         self.best: dict[str, float | None] = dict.fromkeys(best)
         self.save = save
 
@@ -202,8 +200,6 @@ class EvaluationHook(HookBase):
             for metric, value in overall(metrics).items()
         }
         trainer.storage.put_scalars(smoothing_hint=False, **scalars)
-        if self.folder is not None:
-            write_results(self.folder / "results.json", results)
         self._keep_best(results)
 
     def _keep_best(self, results: Results) -> None:

@@ -49,7 +49,7 @@ from gppf_d2.engine.errors import (
     lost_connection,
     show_traceback,
 )
-from gppf_d2.engine.evaluate import Results, evaluate_tasks, write_results
+from gppf_d2.engine.evaluate import Results, evaluate_tasks
 from gppf_d2.engine.metrics import TaskMetrics
 from gppf_d2.engine.preflight import compare_ranks, format_probes, probe_tasks
 from gppf_d2.engine.training import Training
@@ -234,17 +234,26 @@ class Session:
         return call
 
     def evaluate(self, names: Sequence[str] | None = None) -> Results:
+        """Evaluate tasks, all by default; ``results.json`` is written as they are done.
+
+        Collective: all ranks must call.
+        """
         with self.ema.applied(self.model) if self.ema else contextlib.nullcontext():
             return evaluate_tasks(
-                self.cfg, self.model, self.tasks, self.groups, names, owners=self.owners
+                self.cfg,
+                self.model,
+                self.tasks,
+                self.groups,
+                names,
+                owners=self.owners,
+                folder=None if self.rank else self.folder,
             )
 
     def evaluate_only(self) -> None:
         """Evaluate the tasks of a checkpoint and write ``results.json``."""
         iteration = self.agreed(self._load_for_evaluation)
-        results = self.evaluate()
+        self.evaluate()
         if self.rank == 0:
-            write_results(self.folder / "results.json", results)
             logger.info("Evaluated iteration %d: %s", iteration, self.folder / "results.json")
 
     def _load_for_evaluation(self) -> int:

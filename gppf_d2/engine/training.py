@@ -23,7 +23,6 @@ from gppf_d2.distributed.task_average import TaskAverage
 from gppf_d2.engine import hooks, output_folder, setup
 from gppf_d2.engine.config import config_text
 from gppf_d2.engine.ema import ParameterEMA
-from gppf_d2.engine.evaluate import write_results
 from gppf_d2.engine.metrics import ConsoleWriter
 from gppf_d2.engine.optimizer import LearningRate, LossScale
 from gppf_d2.engine.preflight import probe_tasks
@@ -150,12 +149,9 @@ class Training:
     def _evaluate_what_is_missing(self) -> None:
         """A run that ended between its last step and its evaluation gets its results now."""
         session = self.session
-        first = session.rank == 0
-        missing = first and not (session.folder / "results.json").is_file()
+        missing = session.rank == 0 and not (session.folder / "results.json").is_file()
         if any_rank(missing, session.groups.control):
-            results = session.evaluate()
-            if first:
-                write_results(session.folder / "results.json", results)
+            session.evaluate()
 
     def _build_trainer(self, state: RunState, sources: dict[str, TaskSource]) -> SIMTTrainer:
         session = self.session
@@ -259,7 +255,6 @@ class Training:
         return hooks.EvaluationHook(
             session.resting(session.evaluate, "evaluation"),
             periods,
-            session.folder if session.rank == 0 else None,
             best=list(train.best),
             save=self._save(state),
         )

@@ -44,6 +44,7 @@ class InstanceEvaluator(DatasetEvaluator):
         if not tasks or not set(tasks) <= {"bbox", "segm"}:
             raise ValueError(f"tasks are {list(tasks)}; choose 'bbox', 'segm' or both")
         self._tasks = tuple(tasks)
+        self._dataset_name = dataset_name
         self._classes = list(metadata_of(dataset_name, "thing_classes"))
         self._names = _distinct(self._classes)
         self._output_dir = None if output_dir is None else Path(output_dir)
@@ -121,7 +122,7 @@ class InstanceEvaluator(DatasetEvaluator):
             if self._output_dir is not None:
                 self._write(task, predictions)
             if not len(predictions.rows):
-                logger.warning("%s: the model found nothing", task)
+                logger.warning("%s on %s: the model found nothing", task, self._dataset_name)
             results.update(self._measure(task, predictions))
         for name, metrics in results.items():
             short = {key: value for key, value in metrics.items() if "-" not in key}

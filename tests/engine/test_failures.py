@@ -122,3 +122,17 @@ def test_a_truncated_newest_checkpoint_gives_way_to_the_previous_one(
     done = train("mini_r18", output, *arguments, "--resume", processes=1)
     assert "THE PREVIOUS CHECKPOINT IS USED" in done.stdout + done.stderr
     assert checkpoint(output, "model_0000004")["iteration"] == 4
+
+
+@pytest.mark.timeout(280)
+def test_a_failing_evaluation_does_not_cost_the_results_of_the_others(
+    mini_root: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    done = train(
+        "mini_r18", output, "--tasks", "objects,depth", "train.max_iter=1",
+        "tasks.objects.head.num_classes=9", processes=1, status=1,
+    )  # fmt: skip
+    assert "Evaluation of task 'objects'" in done.stderr
+    assert list(json.loads((output / "results.json").read_text())) == ["depth"]
+    assert (output / "model_final.pth").is_file()
