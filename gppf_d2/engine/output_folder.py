@@ -21,8 +21,13 @@ from gppf_d2.engine.checkpoint import Checkpointer, write_atomically
 from gppf_d2.engine.config import config_text
 from gppf_d2.engine.errors import UserError
 
-# Detectron2 says per dataset and task what the log of one dataset needs once.
-TALKATIVE = ("detectron2.data.common", "detectron2.data.dataset_mapper")
+# What they say per dataset, task and rank is needed once, or not at all.
+TALKATIVE = {
+    "detectron2.data.common": logging.WARNING,
+    "detectron2.data.dataset_mapper": logging.WARNING,
+    # warns of how Detectron2's Mask R-CNN asks whether it is traced
+    "torch.fx._symbolic_trace": logging.ERROR,
+}
 LOGGERS = ("gppf_d2", "detectron2", "fvcore")
 
 
@@ -58,8 +63,8 @@ def open_logs(folder: Path, rank: int) -> None:
     """Log to the console (rank 0) and to ``log.txt`` (``log.txt.rankN`` elsewhere)."""
     for name in LOGGERS:
         setup_logger(str(folder), distributed_rank=rank, name=name)
-    for name in TALKATIVE:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in TALKATIVE.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def describe(
