@@ -7,6 +7,7 @@ known from columns, ``categories`` and ``annotated`` answer for all records at o
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
@@ -28,9 +29,11 @@ class RecordSequence(Sequence):
     Subclasses know their length, ``_record`` of an index in range, and ``object_table``.
     """
 
+    @abstractmethod
     def _record(self, index: int) -> dict[str, Any]:
-        raise NotImplementedError
+        """The record of an index in range."""
 
+    @abstractmethod
     def object_table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All objects, from columns.
 
@@ -38,7 +41,6 @@ class RecordSequence(Sequence):
             Offsets int64 [N + 1] of each record's objects in the other two: contiguous categories
             [A], -1 for none, and 1 for crowds [A]. A classified image is one object.
         """
-        raise NotImplementedError
 
     @overload
     def __getitem__(self, index: int) -> dict[str, Any]: ...
@@ -104,13 +106,16 @@ class Records(RecordSequence):
     ) -> None:
         self.columns = MappedColumns(header_path) if columns is None else columns
         self.path, self._decoder = header_path, decoder
-        self._record = decoder(self.columns)  # type: ignore[method-assign]
+        self._record_of = decoder(self.columns)
 
     def __reduce__(self) -> tuple:
         return Records, (self.path, self._decoder)
 
     def __len__(self) -> int:
         return self.columns.length
+
+    def _record(self, index: int) -> dict[str, Any]:
+        return self._record_of(index)
 
     def object_table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         columns, length = self.columns, len(self)
