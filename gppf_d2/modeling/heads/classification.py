@@ -48,15 +48,12 @@ class ClassificationHead(ImageHead):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(backbone, pixel_mean, pixel_std)
-        shapes = backbone.output_shape()
-        self.in_feature = in_feature or max(shapes, key=lambda name: shapes[name].stride)
-        if self.in_feature not in shapes:
-            raise ValueError(f"in_feature={in_feature!r}: the backbone gives {', '.join(shapes)}.")
+        self.in_feature, channels = self.choose_feature(in_feature)
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing is {label_smoothing}; it must be from 0 to 1.")
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(shapes[self.in_feature].channels, num_classes)
+        self.linear = nn.Linear(channels, num_classes)
         nn.init.normal_(self.linear.weight, std=0.01)
         nn.init.zeros_(self.linear.bias)
 

@@ -53,14 +53,10 @@ class ContrastiveHead(ImageHead):
         norm: str = "BN",
     ) -> None:
         super().__init__(backbone, pixel_mean, pixel_std)
-        shapes = backbone.output_shape()
-        self.in_feature = in_feature or max(shapes, key=lambda name: shapes[name].stride)
-        if self.in_feature not in shapes:
-            raise ValueError(f"in_feature={in_feature!r}: the backbone gives {', '.join(shapes)}.")
+        self.in_feature, channels = self.choose_feature(in_feature)
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; it must be positive.")
         self.temperature = temperature
-        channels = shapes[self.in_feature].channels
         hidden = hidden_channels or channels
         # 1x1 convolutions: Detectron2's norms take [B, D, 1, 1]
         self.project = nn.Sequential(

@@ -28,6 +28,18 @@ class ImageHead(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
+    def choose_feature(self, name: str | None) -> tuple[str, int]:
+        """A feature of the backbone, the deepest one for None, and its channels.
+
+        Raises:
+            ValueError: the backbone does not give it.
+        """
+        shapes = self.backbone.output_shape()
+        chosen = name or max(shapes, key=lambda feature: shapes[feature].stride)
+        if chosen not in shapes:
+            raise ValueError(f"in_feature={name!r}: the backbone gives {', '.join(shapes)}.")
+        return chosen, shapes[chosen].channels
+
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
