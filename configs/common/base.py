@@ -81,13 +81,26 @@ train = dict(
     amp="float32",
     # batches of its task that a rank averages before a step
     accumulation=1,
+    # for a run of one task: samples of a step, shared out to the ranks and their accumulation
+    # instead of the task's batch_size per process; 0: off
+    total_batch_size=0,
     # one process only: tasks per step, one after the other
     virtual_ranks=1,
     # limit of the gradient norm after the task average; 0 clips nothing
     clip_norm=0.0,
-    # plain weights (Detectron2 .pkl, torchvision, timm) for all units; noise on all but the first
+    # what to start from: plain weights (Detectron2 .pkl, torchvision, timm) for all units, with
+    # noise on all but the first, or a checkpoint of a pre-training run
     init_checkpoint="",
     init_noise=0.0,
+    # which units of a run's checkpoint: a task's name or a route file (routes.json, or FILE:task)
+    # takes out that route as a plain backbone; dynamic takes all units, and the task learns a route
+    init_route="",
+    # task of that checkpoint whose head comes along, without the layers that predict its classes
+    init_head="",
+    # with them, where both have the same classes
+    init_predictions=False,
+    # patterns of names of parameters that train; all others are frozen. []: everything trains
+    trainable=[],
     # DataLoader workers of every process
     num_workers=4,
     # images per batch and process in evaluation; above 1 images are padded to a common size, which

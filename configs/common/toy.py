@@ -45,10 +45,22 @@ def shrink(backbone, tasks, train):
     train.checkpoint_period = 20
 
 
+def shrink_finetune(backbone, tasks, train):
+    """Shrink a finetuning config, in place; it starts from the twin of the joint run."""
+    shrink(backbone, tasks, train)
+    train.init_checkpoint = "output/quick/gppf_r50/model_final.pth"
+    train.total_batch_size = 4
+    train.accumulation = 1
+    train.max_iter = 4
+    train.checkpoint_period = 0
+
+
 def _classifier(task):
     task.batch_size = 4
-    task.mapper.image_size = task.mapper.transform.image_size = SIZE * 2 // 3
-    task.evaluators[0]["mapper"].image_size = SIZE * 2 // 3
+    side = SIZE * 2 // 3
+    task.mapper.image_size = task.evaluators[0]["mapper"].image_size = side
+    if task.mapper.get("transform") is not None:
+        task.mapper.transform.image_size = side
 
 
 def _detector(task):

@@ -8,56 +8,14 @@ few hundred images each and minutes of a CPU the numbers are small.
 """
 
 from detectron2.config import LazyCall as L
-from detectron2.data import transforms as T
 
-from gppf_d2.data.mappers import (
-    ClassificationMapper,
-    DepthMapper,
-    DetectionMapper,
-    SemanticMapper,
-)
+from gppf_d2.data.mappers import ClassificationMapper, DepthMapper, SemanticMapper
 from gppf_d2.tasks.spec import Task
 
-from ..common.evaluations import FORMAT, boxes, metres, miou, top1
-from ..common.heads import classification, depth, rcnn, semantic_fpn
+from ..common.evaluations import FORMAT, metres, miou, top1
+from ..common.heads import classification, depth, semantic_fpn
+from ..common.pack import LONGEST, SHORT, augment, detection
 from ..common.short import backbone, gates, input, lr_multiplier, optimizer, schedule, train
-
-SHORT, LONGEST = 160, 256
-
-
-def _augment(low, high, longest=LONGEST):
-    return [
-        L(T.ResizeShortestEdge)(
-            short_edge_length=(low, high), sample_style="range", max_size=longest
-        ),
-        L(T.RandomFlip)(horizontal=True),
-    ]
-
-
-def _detection(train, test, num_classes, masks, weight, anchors=(16, 32, 64, 128, 256)):
-    return L(Task)(
-        train=train,
-        mapper=L(DetectionMapper)(
-            is_train=True,
-            augmentations=_augment(144, 192),
-            image_format=FORMAT,
-            use_instance_mask=masks,
-            num_classes=num_classes,
-        ),
-        batch_size=4,
-        weight=weight,
-        head=rcnn(
-            num_classes,
-            masks,
-            channels=64,
-            fc_dims=(256, 256),
-            proposals=200,
-            anchor_sizes=anchors,
-            fpn_norm="BN",
-        ),
-        evaluators=[boxes(test, masks=masks, short=SHORT, longest=LONGEST)],
-    )
-
 
 tasks = dict(
     cifar=L(Task)(
@@ -70,16 +28,16 @@ tasks = dict(
         head=classification(10),
         evaluators=[top1("cifar10_images_test", image_size=64)],
     ),
-    coco=_detection("coco128_train", "coco128_val", 80, masks=True, weight=1.5),
-    blood=_detection("bccd_train", "bccd_val", 3, masks=False, weight=1.5),
-    nuclei=_detection(
+    coco=detection("coco128_train", "coco128_val", 80, masks=True, weight=1.5),
+    blood=detection("bccd_train", "bccd_val", 3, masks=False, weight=1.5),
+    nuclei=detection(
         "nuclei_train", "nuclei_val", 1, masks=True, weight=1.0, anchors=(8, 12, 24, 40, 64)
     ),
     camvid=L(Task)(
         train="camvid_train",
         mapper=L(SemanticMapper)(
             is_train=True,
-            augmentations=_augment(128, 192),
+            augmentations=augment(128, 192),
             image_format=FORMAT,
             num_classes=11,
         ),
@@ -91,7 +49,7 @@ tasks = dict(
     room=L(Task)(
         train="seven_scenes_train",
         mapper=L(DepthMapper)(
-            is_train=True, augmentations=_augment(SHORT, SHORT), image_format=FORMAT
+            is_train=True, augmentations=augment(SHORT, SHORT), image_format=FORMAT
         ),
         batch_size=4,
         weight=1.0,

@@ -108,8 +108,12 @@ def write_atomically(path: Path, write: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+def read_checkpoint(path: str | os.PathLike, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint without running any code from it.
+
+    Args:
+        path: a ``model_*.pth`` of a run.
+        mmap: leave tensors in the file until they are used (a part of them is wanted).
 
     Raises:
         UserError: no such file, truncated, or not one of ours.
@@ -117,14 +121,14 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     if not os.path.isfile(path):
         raise UserError(f"There is no checkpoint {str(path)!r}.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"The checkpoint {str(path)!r} cannot be read ({first}).") from error
     if not isinstance(state, dict) or "model" not in state or "format" not in state:
         raise UserError(
             f"{str(path)!r} is not a gppf_d2 checkpoint (no 'model' and 'format' in it); "
-            "plain backbone weights go into train.init_checkpoint."
+            "plain backbone weights go into train.init_checkpoint, with an empty init_route."
         )
     return state
 

@@ -143,6 +143,50 @@ def batches_per_step(cfg: DictConfig, world_size: int) -> int:
     return world_size * int(cfg.train.virtual_ranks) * int(cfg.train.accumulation)
 
 
+def share_total_batch(
+    cfg: DictConfig, world_size: int, overrides: Sequence[str] = ()
+) -> DictConfig:
+    """The config with the batch size per process that makes ``train.total_batch_size`` samples.
+
+    One task on R ranks with accumulation A then is ordinary data-parallel training, with the same
+    samples a step whatever R and A are.
+
+    Args:
+        cfg: the run's config; it is not changed.
+        world_size: R.
+        overrides: ``key=value`` strings of the command line; a batch size among them is meant.
+
+    Returns:
+        The config itself where the key is 0, or the batch size is given.
+
+    Raises:
+        UserError: several tasks, or a number that cannot be shared out equally.
+    """
+    total = cfg.train.get("total_batch_size", 0)
+    if not total:
+        return cfg
+    tasks = list(cfg.tasks)
+    if len(tasks) > 1 or not isinstance(total, int) or total < 0:
+        raise UserError(
+            f"train.total_batch_size is {total!r} and the run has the tasks {', '.join(tasks)}; it "
+            "is a number of samples for runs of one task, set it to 0 and use batch_size."
+        )
+    key = f"tasks.{tasks[0]}.batch_size"
+    if any(override.partition("=")[0] == key for override in overrides):
+        logger.info("%s is given: train.total_batch_size=%d is not used", key, total)
+        return cfg
+    parts = batches_per_step(cfg, world_size)
+    if total % parts:
+        raise UserError(
+            f"train.total_batch_size is {total} and cannot be shared out equally to {parts} "
+            f"batches a step ({world_size} processes x virtual ranks x train.accumulation); change "
+            f"one of them, or give {key}."
+        )
+    shared = OmegaConf.merge(OmegaConf.create(flags={"allow_objects": True}), cfg)
+    shared.tasks[tasks[0]].batch_size = total // parts
+    return shared
+
+
 def scale_to_batches(cfg: DictConfig, batches: int, overrides: Sequence[str] = ()) -> DictConfig:
     """The config for another number of batches per step than it was written for.
 

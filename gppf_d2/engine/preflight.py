@@ -158,7 +158,9 @@ def _probe(
             losses = model.losses(task.name, batch.samples)
             anchor = model.finish_micro_step()
         loss = sum(value.float() for value in losses.values())
-        (loss + anchor).backward()
+        total = loss + anchor
+        if total.requires_grad:
+            total.backward()
     value = float(loss.detach())
     if not np.isfinite(value):
         bad = [name for name, part in losses.items() if not torch.isfinite(part).all()]

@@ -40,7 +40,13 @@ from gppf_d2.distributed.groups import (
 from gppf_d2.distributed.heartbeat import Heartbeat
 from gppf_d2.engine import output_folder, setup
 from gppf_d2.engine.checkpoint import Checkpointer, load_model_state, read_checkpoint
-from gppf_d2.engine.config import batches_per_step, fingerprint, load_config, scale_to_batches
+from gppf_d2.engine.config import (
+    batches_per_step,
+    fingerprint,
+    load_config,
+    scale_to_batches,
+    share_total_batch,
+)
 from gppf_d2.engine.ema import ParameterEMA
 from gppf_d2.engine.errors import (
     Interrupted,
@@ -50,9 +56,11 @@ from gppf_d2.engine.errors import (
     show_traceback,
 )
 from gppf_d2.engine.evaluate import Results, evaluate_tasks
+from gppf_d2.engine.freezing import freeze
 from gppf_d2.engine.metrics import TaskMetrics
 from gppf_d2.engine.preflight import compare_ranks, format_probes, probe_tasks
 from gppf_d2.engine.training import Training
+from gppf_d2.engine.transfer import fit_backbone
 from gppf_d2.modeling.multitask import MultiTaskModel
 from gppf_d2.tasks.stream import Stream
 
@@ -131,6 +139,7 @@ class Session:
             began = self.agreed(self._began_with)
             began = from_first(began, self.groups.control)
             self.cfg = cfg = self.agreed(lambda: self._scaled(cfg, began))
+        self.cfg = cfg = self.agreed(lambda: self._fitted(cfg))
         self.tasks = self.agreed(lambda: setup.build_tasks(cfg))
         # without training every rank holds every task, whatever the policy
         self.schedule = self.agreed(
@@ -142,6 +151,10 @@ class Session:
         self.held = list(self.schedule.tasks_of(self.rank)) if self.pinned else list(self.tasks)
         self.amp = self.agreed(lambda: setup.amp_dtype(cfg))
         self.model = self.agreed(self._build_model)
+        patterns = cfg.train.get("trainable")
+        if patterns and not arguments.eval_only:  # evaluation is the same with it and without
+            patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+            logger.info("%s", freeze(self.model, patterns, self.groups.control))
         if self.pinned:
             self.groups.head_ranks = pinned_ranks(self.schedule)
             limit = datetime.timedelta(seconds=DEFAULT_TIMEOUT)
@@ -185,10 +198,25 @@ class Session:
             )
         return scale_to_batches(cfg, began or batches, self.arguments.overrides)
 
+    def _fitted(self, cfg: DictConfig) -> DictConfig:
+        """The config with what follows from a checkpoint and from the number of ranks."""
+        cfg = share_total_batch(cfg, self.world_size, self.arguments.overrides)
+        if not cfg.train.get("init_route"):
+            return fit_backbone(cfg)
+        going_on = None
+        if self.arguments.checkpoint:
+            going_on = read_checkpoint(self.arguments.checkpoint, mmap=True)
+        elif self.arguments.resume or self.arguments.eval_only:
+            found = self.checkpointer().latest()
+            if found is None and self.arguments.eval_only:
+                return cfg  # said where the checkpoint is loaded
+            going_on = found and found[1]
+        return fit_backbone(cfg, going_on)
+
     def _build_model(self) -> MultiTaskModel:
         model = setup.build_model(self.cfg, self.tasks, self.held)
         if not (self.arguments.resume or self.arguments.eval_only):
-            setup.load_initial_weights(self.cfg, model)
+            setup.load_initial_weights(self.cfg, model, self.tasks)
         return model
 
     @property

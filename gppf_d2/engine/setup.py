@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from detectron2.config import instantiate
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import DictConfig, OmegaConf
 
 from gppf_d2.data.catalog import register_all
@@ -21,6 +21,7 @@ from gppf_d2.data.index import RecordSequence, concatenate, open_records
 from gppf_d2.data.loader import TaskSource
 from gppf_d2.engine.checkpoint import load_model_state, read_checkpoint
 from gppf_d2.engine.errors import UserError
+from gppf_d2.engine.transfer import fit_backbone, load_pretrained_run
 from gppf_d2.modeling.heads import check_input_format, replace_sync_norms
 from gppf_d2.modeling.multitask import MultiTaskModel
 from gppf_d2.modeling.pretrained import load_pretrained
@@ -31,6 +32,7 @@ from gppf_d2.tasks.stream import Stream, repeat_factors
 
 logger = logging.getLogger(__name__)
 
+CLASS_METADATA = ("classes", "thing_classes", "stuff_classes")
 AMP_DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -139,14 +141,46 @@ def check_pixel_format(what: str, found: str | None, cfg: DictConfig) -> None:
         )
 
 
-def load_initial_weights(cfg: DictConfig, model: MultiTaskModel) -> None:
-    """Start every unit from the plain weights of ``train.init_checkpoint``, where it is set."""
-    path = cfg.train.init_checkpoint
-    if path:
-        report = load_pretrained(
-            model.backbone, str(path), noise=float(cfg.train.init_noise), seed=int(cfg.train.seed)
+def load_initial_weights(cfg: DictConfig, model: MultiTaskModel, tasks: Mapping[str, Task]) -> None:
+    """Start from ``train.init_checkpoint``, where it is set.
+
+    That is plain weights for every unit, or, with ``train.init_route``, units and head of a
+    pre-training run.
+    """
+    path, choice = str(cfg.train.init_checkpoint), str(cfg.train.get("init_route") or "")
+    if path and choice:
+        report: object = load_pretrained_run(
+            model,
+            path,
+            choice,
+            head=str(cfg.train.init_head or ""),
+            predictions=bool(cfg.train.init_predictions),
+            classes=class_names(tasks),
         )
+    elif path:
+        report = load_pretrained(
+            model.backbone, path, noise=float(cfg.train.init_noise), seed=int(cfg.train.seed)
+        )
+    if path:
         logger.info("%s", report)
+
+
+def class_names(tasks: Mapping[str, Task]) -> dict[str, dict[str, list[str]]]:
+    """Per task what its training data's metadata say of classes: kind of metadata -> names.
+
+    A dataset that nobody has registered has none here; it is missed where it is read.
+    """
+    register_all()
+    found = {}
+    for name, task in tasks.items():
+        known = [MetadataCatalog.get(d) for d in task.train[:1] if d in DatasetCatalog]
+        found[name] = {
+            key: [str(one) for one in metadata.get(key)]
+            for metadata in known
+            for key in CLASS_METADATA
+            if metadata.get(key)
+        }
+    return found
 
 
 def load_model(
@@ -168,8 +202,8 @@ def load_model(
     if unknown:
         raise UserError(f"Unknown task {unknown[0]!r}; the config has {', '.join(everything)}.")
     held = list(everything) if tasks is None else tasks
-    model = build_model(cfg, everything, held)
     state = read_checkpoint(checkpoint)
+    model = build_model(fit_backbone(cfg, going_on=state), everything, held)
     weights = dict(state["model"])
     if ema:
         if "ema" not in state:

@@ -44,6 +44,7 @@ class RunState:
         model, optimizer, plan, loss_scale, ema, evaluation: as the trainer has them.
         held: tasks whose head this rank holds.
         config: the run's config as text, kept in the checkpoint.
+        classes: of every task, kept in the checkpoint for those who transfer its heads.
         speaks: whether this rank's heads go into the checkpoint (``pinned``: one owner per task).
         groups: to gather the owners' parts.
         pinned: whether there is anything to gather.
@@ -57,6 +58,7 @@ class RunState:
     evaluation: EvaluationHook
     held: Sequence[str]
     config: str
+    classes: Mapping[str, Mapping[str, Sequence[str]]]
     groups: ProcessGroups
     pinned: bool = False
     speaks: bool = True
@@ -78,6 +80,7 @@ class RunState:
             "evaluation": self.evaluation.state_dict(),
             "tasks": list(self.model.controllers),
             "config": self.config,
+            "classes": {task: dict(kinds) for task, kinds in self.classes.items()},
         }
         if self.ema is not None:
             state["ema"] = self.ema.state_dict()

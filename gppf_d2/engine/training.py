@@ -7,8 +7,8 @@ fail: data, evaluations, a probe step, the optimizer, the checkpoint to go on fr
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.config import instantiate
@@ -21,13 +21,17 @@ from gppf_d2.distributed.heartbeat import Heartbeat
 from gppf_d2.distributed.sync_bn import attach_statistics_group
 from gppf_d2.distributed.task_average import TaskAverage
 from gppf_d2.engine import hooks, output_folder, setup
+from gppf_d2.engine.checkpoint import Checkpointer
 from gppf_d2.engine.config import config_text
 from gppf_d2.engine.ema import ParameterEMA
+from gppf_d2.engine.errors import UserError
 from gppf_d2.engine.metrics import ConsoleWriter
 from gppf_d2.engine.optimizer import LearningRate, LossScale
 from gppf_d2.engine.preflight import probe_tasks
+from gppf_d2.engine.pretrained_run import DYNAMIC
 from gppf_d2.engine.simt_trainer import SIMTTrainer, StepOptions
 from gppf_d2.engine.state import RunState
+from gppf_d2.engine.transfer import extracted
 from gppf_d2.tasks.stream import Stream, StreamPlan
 
 if TYPE_CHECKING:
@@ -112,6 +116,7 @@ class Training:
             evaluation=None,
             held=session.held,
             config=config_text(cfg),
+            classes=setup.class_names(session.tasks),
             groups=session.groups,
             pinned=session.pinned,
             speaks=not session.pinned or session.rank in session.owners.values(),
@@ -125,7 +130,7 @@ class Training:
         found = session.checkpointer().latest(set_aside=session.rank == 0)
         if found is None:
             logger.warning("--resume: no checkpoint in %s, starting at iteration 0", session.folder)
-            setup.load_initial_weights(session.cfg, session.model)
+            setup.load_initial_weights(session.cfg, session.model, session.tasks)
             if session.ema is not None:
                 session.ema.reset(session.model)
             return 0
@@ -238,10 +243,26 @@ class Training:
             def write() -> None:
                 for name in names if session.rank == 0 else ():
                     checkpointer.save(collected, name)
+                if session.rank == 0 and "model_final" in names:
+                    self._save_extracted(checkpointer, collected)
 
             session.agreed(write)
 
         return session.resting(save, "saving")
+
+    def _save_extracted(self, checkpointer: Checkpointer, state: Mapping[str, Any]) -> None:
+        """After dynamic finetuning: each task's route and head as an ordinary network (rank 0)."""
+        cfg, tasks = self.session.cfg, list(self.session.tasks)
+        if not cfg.train.init_checkpoint or cfg.train.get("init_route") != DYNAMIC:
+            return
+        for task in tasks:
+            try:
+                checkpointer.save(
+                    extracted(state, task),
+                    "model_extracted" if len(tasks) == 1 else f"model_extracted_{task}",
+                )
+            except UserError as error:  # training is done and saved; its route has no plain form
+                logger.warning("No ordinary network of task %s: %s", task, error)
 
     def _evaluation_hook(self, state: RunState) -> hooks.EvaluationHook:
         session = self.session

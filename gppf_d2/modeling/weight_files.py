@@ -74,8 +74,8 @@ def read_plain_weights(path: str | os.PathLike) -> PlainWeights:
     state, author, metadata = _unwrap(path, content)
     if any(".units." in name for name in state):
         raise ValueError(
-            f"{path!r} is a lego checkpoint, not a plain backbone; export one of its routes first "
-            "with `python -m gppf_d2.tools.export_backbone`."
+            f"{path!r} is a lego checkpoint, not a plain backbone; say with train.init_route which "
+            "route to take, or export one with `python -m gppf_d2.tools.export_backbone`."
         )
     try:
         family, layout, prefix = detect(state)

@@ -58,11 +58,13 @@ def train(
     return _run(command(config, output, *arguments, processes=processes), status)
 
 
-def train_config(config: Path, output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a config file as it is on two processes, but for the overrides."""
+def train_config(
+    config: Path, output: Path, *arguments: str, processes: int = 2, status: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run a config file as it is, but for the arguments."""
     line = [sys.executable, str(PROJECT / "train_net.py"), "--config-file", str(config)]
-    line += ["--num-processes", "2", *arguments, f"train.output_dir={output}"]
-    return _run(line, status=0)
+    line += ["--num-processes", str(processes), *arguments, f"train.output_dir={output}"]
+    return _run(line, status)
 
 
 def _run(line: list[str], status: int) -> subprocess.CompletedProcess[str]:

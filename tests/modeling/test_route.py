@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from detectron2.modeling.backbone.resnet import ResNet
 
-from gppf_d2.modeling.lego import draw_gates, extract_route, route_state_dict
+from gppf_d2.engine.hooks import routes_record
+from gppf_d2.modeling.lego import draw_gates, extract_route, read_route_file, route_state_dict
+from gppf_d2.modeling.multitask import MultiTaskModel
 from tests.modeling.lego_models import FEATURES, controller, gates_of, outcome, tiny
 
 ROUTE = [0, 1, 1, 0, 1, 0, 0, 1, 1]
@@ -72,3 +76,59 @@ def test_routes_that_do_not_fit_are_refused():
         extract_route(backbone, [2] * 9)
     with pytest.raises(ValueError, match="not that of a lego backbone"):
         route_state_dict(backbone.build_plain().state_dict(), ROUTE)
+
+
+def engine_record() -> dict:
+    """As the engine writes it."""
+    model = MultiTaskModel(tiny(18, 2), ["parsing", "scenes"])
+    model.controllers["parsing"].data[range(9), ROUTE] = 4.0
+    return routes_record(model, 5)
+
+
+def test_route_files_of_every_kind_give_the_route(tmp_path):
+    path = tmp_path / "routes.json"
+    record = engine_record()
+    path.write_text(json.dumps(record))
+    assert read_route_file(path, "parsing") == ROUTE
+    assert read_route_file(str(path), "scenes") == [0] * 9
+    del record["tasks"]["scenes"]
+    path.write_text(json.dumps(record))
+    assert read_route_file(path) == read_route_file(path, "parsing") == ROUTE
+    path.write_text(json.dumps({"task": "parsing", "route": ROUTE, "layout": "timm"}))
+    assert read_route_file(path) == read_route_file(path, "parsing") == ROUTE
+    path.write_text(json.dumps(ROUTE))
+    assert read_route_file(path) == ROUTE
+
+
+def test_route_files_that_do_not_serve_are_refused_with_one_sentence(tmp_path):
+    record = engine_record()
+    one = {"task": "parsing", "num_units": 2, "layers": ["a", "b"]}
+    cases = [
+        (None, None, "There is no route file"),
+        ("{", None, "cannot be read as JSON"),
+        (json.dumps(record), None, "has the routes of parsing, scenes; choose one"),
+        (
+            json.dumps(record),
+            "cooking",
+            "Unknown task 'cooking'.*has the routes of parsing, scenes",
+        ),
+        (json.dumps({**record, "tasks": {}}), None, "has the routes of no task"),
+        (json.dumps({**record, "tasks": {"a": 3}}), None, "is None; it must be a list"),
+        (json.dumps({"iteration": 5}), None, "holds no route"),
+        ("3", None, "holds no route"),
+        (json.dumps({**one, "route": [0, 1]}), "scenes", "Unknown task 'scenes'.*of parsing"),
+        (json.dumps({**one, "route": [0, 2]}), None, "names unit 2; units go from 0 to 1"),
+        (json.dumps({**one, "route": [0]}), None, "has 1 units and the file names 2 layers"),
+        ("[0, -1]", None, "names unit -1; units start at 0"),
+        ("[0, true]", None, "is .0, True.; it must be a list"),
+        ("[]", None, "must be a list"),
+        ("[0, 1]", "parsing", "one route without a task's name; leave out 'parsing'"),
+    ]
+    for text, task, message in cases:
+        path = tmp_path / "file.json"
+        path.unlink(missing_ok=True)
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises(ValueError, match=message) as caught:
+            read_route_file(path, task)
+        assert "\n" not in str(caught.value)

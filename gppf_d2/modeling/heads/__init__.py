@@ -3,7 +3,7 @@
 from gppf_d2.modeling.heads.classification import ClassificationHead
 from gppf_d2.modeling.heads.contrastive import ContrastiveHead
 from gppf_d2.modeling.heads.depth import DepthHead
-from gppf_d2.modeling.heads.rules import check_input_format, replace_sync_norms
+from gppf_d2.modeling.heads.rules import check_input_format, prediction_layers, replace_sync_norms
 from gppf_d2.modeling.heads.upernet import UperNetHead
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "DepthHead",
     "UperNetHead",
     "check_input_format",
+    "prediction_layers",
     "replace_sync_norms",
 ]

@@ -36,6 +36,8 @@ class ClassificationHead(ImageHead):
         dropout: probability, before the linear layer.
     """
 
+    prediction_layers = ("linear",)
+
     def __init__(
         self,
         *,

@@ -1,4 +1,5 @@
 """What every head must keep: one input format for the run, and no synchronised norm of its own.
+And what differs from task to task in heads of one kind: the layers that predict classes.
 
 All tasks feed the same backbone, so their heads must normalise images alike; the config gives
 format, mean and std once. And another rank may run another head: a norm in a head that
@@ -13,11 +14,23 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from detectron2.layers import NaiveSyncBatchNorm
+from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers
+from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from torch import nn
 
 logger = logging.getLogger(__name__)
 
 _SYNCHRONISED = (nn.SyncBatchNorm, NaiveSyncBatchNorm)
+
+# Detectron2's modules -> their parts whose outputs stand for classes; "" is the module itself
+_PREDICTIONS: dict[type[nn.Module], tuple[str, ...]] = {
+    FastRCNNOutputLayers: ("",),
+    MaskRCNNConvUpsampleHead: ("predictor",),
+    RetinaNetHead: ("cls_score",),
+    SemSegFPNHead: ("predictor",),
+}
 
 
 def check_input_format(
@@ -90,3 +103,21 @@ def _plain_norm(norm: nn.Module) -> nn.BatchNorm2d:
     for name, parameter in norm.named_parameters():
         getattr(plain, name).requires_grad_(parameter.requires_grad)
     return plain.train(norm.training)
+
+
+def prediction_layers(head: nn.Module) -> tuple[str, ...]:
+    """Paths of the modules whose outputs stand for the classes of a task.
+
+    A module of one's own says it with an attribute ``prediction_layers``, a tuple of names below
+    it; of Detectron2's they are known.
+
+    Args:
+        head: a task's head; it and all modules in it are asked.
+    """
+    found = []
+    for path, module in head.named_modules():
+        names = getattr(module, "prediction_layers", None)
+        if names is None:
+            names = next((n for kind, n in _PREDICTIONS.items() if isinstance(module, kind)), ())
+        found += [".".join(filter(None, (path, name))) for name in names]
+    return tuple(found)

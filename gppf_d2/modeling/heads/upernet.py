@@ -40,6 +40,8 @@ class UperNetHead(nn.Module):
         ValueError: an auxiliary feature that is not in ``input_shape``.
     """
 
+    prediction_layers = ("predict", "auxiliary.1")
+
     def __init__(
         self,
         input_shape: Mapping[str, ShapeSpec],

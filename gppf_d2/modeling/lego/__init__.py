@@ -3,7 +3,7 @@
 from gppf_d2.modeling.lego.controller import Gate, LinearTemperature, draw_gates
 from gppf_d2.modeling.lego.layer import LegoLayer
 from gppf_d2.modeling.lego.resnet import LegoResNet
-from gppf_d2.modeling.lego.route import extract_route, route_state_dict
+from gppf_d2.modeling.lego.route import extract_route, read_route_file, route_state_dict
 from gppf_d2.modeling.lego.swin import LegoSwin
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "LinearTemperature",
     "draw_gates",
     "extract_route",
+    "read_route_file",
     "route_state_dict",
 ]

@@ -5,13 +5,17 @@
 
 The result is a stock Detectron2 backbone, 24 M parameters for ResNet-50, whatever N was (a Swin's
 names are then the stock ones, `layouts.stock_name`); in evaluation it gives the outputs of the
-routed lego backbone bit for bit.
+routed lego backbone bit for bit. A route can also come from a file (`read_route_file`).
 """
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from detectron2.modeling import Backbone
 from torch import Tensor
@@ -93,3 +97,126 @@ def layer_order(names: Iterable[str]) -> list[str]:
         return name != "stem", [(p.isdigit(), int(p) if p.isdigit() else p) for p in parts]
 
     return sorted(set(names), key=key)
+
+
+def read_route_file(
+    path: str | os.PathLike,
+    task: str | None = None,
+    layers: Sequence[str] | None = None,
+    num_units: int | None = None,
+) -> list[int]:
+    """The route that a file holds, one unit per layer, checked against what the file says.
+
+    Args:
+        path: ``routes.json`` of a run, the ``.json`` beside an exported backbone, or a JSON list of
+            units.
+        task: whose route; None where the file holds one.
+        layers: names of the layers of the backbone it is for; None where that is not known.
+        num_units: N of that backbone; None where that is not known.
+
+    Raises:
+        ValueError: no such file, not one of these, several tasks and none chosen, an unknown task,
+            no route of as many layers as the file names, a unit that does not exist, a route
+            through a backbone of another depth or N.
+    """
+    path = os.fspath(path)
+    content = _read_json(path)
+    if isinstance(content, list):
+        known: dict[str | None, Any] = {None: content}
+        content = {}
+    elif isinstance(content, dict) and isinstance(content.get("tasks"), dict):
+        known = {
+            name: entry.get("route") if isinstance(entry, dict) else None
+            for name, entry in content["tasks"].items()
+        }
+    elif isinstance(content, dict) and "route" in content:
+        known = {content.get("task"): content["route"]}
+    else:
+        raise ValueError(
+            f"{path!r} holds no route; give the routes.json of a run, the .json beside an exported "
+            "backbone, or a JSON list with one unit per layer."
+        )
+    route = known[_choose_task(path, known, task)]
+    _check_units(path, route, content)
+    _check_fits(path, route, content, layers, num_units)
+    return list(route)
+
+
+def _read_json(path: str) -> Any:
+    if not os.path.isfile(path):
+        raise ValueError(f"There is no route file {path!r}; give the routes.json of a run.")
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"The route file {path!r} cannot be read as JSON ({reason}); give the routes.json of a "
+            "run."
+        ) from error
+
+
+def _choose_task(path: str, known: Mapping[str | None, Any], task: str | None) -> str | None:
+    names = ", ".join(sorted(name for name in known if name is not None))
+    if task is not None:
+        if task not in known:
+            raise ValueError(
+                f"Unknown task {task!r}; {path!r} has the routes of {names}."
+                if names
+                else f"{path!r} is one route without a task's name; leave out {task!r}."
+            )
+        return task
+    if len(known) != 1:
+        raise ValueError(f"{path!r} has the routes of {names or 'no task'}; choose one of them.")
+    return next(iter(known))
+
+
+def _check_units(path: str, route: Any, content: Mapping[str, Any]) -> None:
+    if not isinstance(route, list) or not route or any(type(unit) is not int for unit in route):
+        raise ValueError(
+            f"The route in {path!r} is {route!r}; it must be a list with one unit (an integer) per "
+            "layer."
+        )
+    layers, units = content.get("layers"), content.get("num_units")
+    if isinstance(layers, list) and len(layers) != len(route):
+        raise ValueError(
+            f"The route in {path!r} has {len(route)} units and the file names {len(layers)} "
+            "layers; the file is damaged, write it anew."
+        )
+    most = units if isinstance(units, int) else max(route) + 1
+    wrong = [unit for unit in route if not 0 <= unit < most]
+    if wrong:
+        raise ValueError(
+            f"The route in {path!r} names unit {wrong[0]}; "
+            + (f"units go from 0 to {most - 1}." if isinstance(units, int) else "units start at 0.")
+        )
+
+
+def _check_fits(
+    path: str,
+    route: list[int],
+    content: Mapping[str, Any],
+    layers: Sequence[str] | None,
+    num_units: int | None,
+) -> None:
+    """Compare the backbone that a route was found in with the one that it is for."""
+    named = content.get("layers")
+    if layers is not None and (
+        len(route) != len(layers) or (named is not None and list(named) != list(layers))
+    ):
+        raise ValueError(
+            f"The route in {path!r} passes {len(route)} layers ({_ends(named)}) and the backbone "
+            f"has {len(layers)} ({_ends(layers)}); give a route of a backbone of this depth."
+        )
+    found = content.get("num_units", max(route) + 1)
+    wrong = num_units is not None and (
+        found > num_units or ("num_units" in content and found != num_units)
+    )
+    if wrong:
+        raise ValueError(
+            f"The route in {path!r} chooses among {found} units a layer and the backbone has "
+            f"{num_units}; give a route that was learned with N = {num_units}."
+        )
+
+
+def _ends(layers: Sequence[str] | None) -> str:
+    return f"{layers[0]} to {layers[-1]}" if layers else "without names"
