@@ -12,12 +12,15 @@ DEMO ?= output/demo
 DEMO_DATA ?= output/data
 OFFICIAL ?= output/official
 OFFICIAL_RUN ?= output/gppf_r50_mini
+CHECKPOINT ?= output/gppf_r50/model_final.pth
+UODB ?= output/uodb
+UODB_SETS := kitti widerface pascal_voc lisa dota watercolor clipart comic kitchen deeplesion
 # two test files at a time; several processes each, where a test starts processes
 PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo official test test-all check format bench clean
+.PHONY: help install demo official uodb test test-all check format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +69,11 @@ official: $(STAMP) ## the eight pre-training tasks on miniatures of the official
 	@if [ -f "$(OFFICIAL_RUN)/run.json" ]; then rm -rf "$(OFFICIAL_RUN)"; fi
 	$(PY) train_net.py --config-file configs/quick/pretrain/gppf_r50.py --num-processes 2 \
 	    --data-root $(OFFICIAL) train.output_dir=$(OFFICIAL_RUN)
+
+uodb: $(STAMP) ## finetune on UODB's ten sets, a table beside the paper's (CHECKPOINT=, ARGS="--data-root DIR --num-gpus 8")
+	$(PY) -m gppf_d2.tools.suite $(UODB_SETS:%=configs/finetune/uodb/%.py) --output $(UODB) \
+	    train.init_checkpoint=$(CHECKPOINT) $(ARGS) --rows objects365= \
+	    in21k=train.init_route=in21k dynamic=train.init_route=dynamic
 
 test: $(STAMP) ## every mechanism, one tiny twin per config family (under 15 minutes on 2 cores)
 	$(PY) -m pytest -m "not slow" $(PARALLEL)

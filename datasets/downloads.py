@@ -1,6 +1,7 @@
-"""What the prepare scripts of the detection datasets share: archives, and images that are missing.
+"""What prepare scripts share: archives, sets of which some are there, images that are missing.
 
-``--partial`` says that only a part of the images is meant to be there.
+``--partial`` says that only a part of the images is meant to be there, ``--part`` which of several
+sets to prepare.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import tarfile
 import zipfile
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from preparing import need, whole_file, whole_folder
@@ -24,6 +27,58 @@ def allow_partial(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="a part of the images is meant to be there: leave the others out, however many",
     )
     return parser
+
+
+def allow_parts(parser: argparse.ArgumentParser, parts: Iterable[str]) -> argparse.ArgumentParser:
+    """Add ``--part``, which may be repeated."""
+    parser.add_argument(
+        "--part",
+        action="append",
+        choices=list(parts),
+        help="a set to prepare; may be repeated (default: all whose download is there)",
+    )
+    return parser
+
+
+def parts_to_prepare(root: Path, chosen: Sequence[str] | None, folders: dict[str, str]) -> list:
+    """The chosen sets, or all whose download is there; the others are named.
+
+    Args:
+        root: folder of the datasets.
+        chosen: what ``--part`` says, or None.
+        folders: set -> folder of its download, below ``root``.
+
+    Raises:
+        FileNotFoundError: nothing is chosen, and no download is there.
+    """
+    if chosen:
+        return list(dict.fromkeys(chosen))
+    there = [name for name, folder in folders.items() if (root / folder).is_dir()]
+    absent = ", ".join(f"{name} ('{folders[name]}')" for name in folders if name not in there)
+    if not there:
+        raise FileNotFoundError(
+            f"'{root}' holds none of the downloads {absent}; datasets/README.md says where to "
+            "find them"
+        )
+    if absent:
+        print(f"not there, left out: {absent}")
+    return there
+
+
+def prepare_each(names: Sequence[str], prepare: Callable[[str], None]) -> None:
+    """Prepare sets one after the other; one that cannot be prepared does not hold up the others.
+
+    Raises:
+        ValueError: after the last one, with what is wrong with each that failed.
+    """
+    problems = {}
+    for name in names:
+        try:
+            prepare(name)
+        except (ValueError, OSError) as error:
+            problems[name] = " ".join(str(error).split())
+    if problems:
+        raise ValueError("; ".join(f"{name}: {text}" for name, text in problems.items()))
 
 
 def images_below(folder: Path) -> Iterator[str]:
@@ -109,7 +164,8 @@ def unzip(archive: Path, target: Path, member: str, advice: str) -> None:
                         shutil.copyfileobj(source, copy, 1 << 20)
                 return
             entries = [e for e in entries if e.filename.startswith(f"{member}/")]
-            if not entries or any(".." in e.filename.split("/") for e in entries):
+            inner = {part for e in entries for part in e.filename.split("/")}
+            if not entries or inner & {"", ".."}:
                 raise ValueError(f"'{archive}' is no archive of '{member}'; download it again")
             with whole_folder(target) as folder:
                 for entry in tqdm(entries, desc=f"unpacking {archive.name}", mininterval=1):
@@ -117,5 +173,42 @@ def unzip(archive: Path, target: Path, member: str, advice: str) -> None:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with content.open(entry) as source, open(path, "wb") as copy:
                         shutil.copyfileobj(source, copy, 1 << 20)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"'{archive}' is damaged ({error}); download it again") from error
+
+
+def untar(archive: Path, folder: Path, inside: str, last: str, advice: str) -> None:
+    """Unpack a tar, compressed or not, unless it has been.
+
+    Args:
+        archive: the tar.
+        folder: where its files and folders go, each when everything is unpacked.
+        inside: folder of the archive whose content that is; "" for the archive itself.
+        last: the one of them that is put there last: where it is, nothing is left to do.
+        advice: what to do where neither the archive nor ``last`` is there.
+
+    Raises:
+        FileNotFoundError: there is no such archive.
+        ValueError: the archive is damaged or holds something else.
+    """
+    if (folder / last).exists():
+        return
+    need(archive, advice)
+    part = folder / f".{archive.name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tqdm(tar, desc=f"unpacking {archive.name}", mininterval=1):
+                tar.extract(member, part, filter="data")
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise ValueError(
+            f"'{archive}' cannot be unpacked ({error}); download it again, or make room"
+        ) from error
+    if not (part / inside / last).exists():
+        shutil.rmtree(part, ignore_errors=True)
+        raise ValueError(f"'{archive}' holds no '{inside}/{last}'; download it again")
+    for path in sorted((part / inside).iterdir(), key=lambda path: path.name == last):
+        if not (folder / path.name).exists():
+            os.replace(path, folder / path.name)
+    shutil.rmtree(part)

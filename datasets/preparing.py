@@ -187,6 +187,19 @@ def sound_tar(file: Path | BinaryIO, name: str) -> Iterator[tarfile.TarFile]:
         raise ValueError(f"'{name}' is damaged ({error}); download it again") from error
 
 
+def read_text(path: Path) -> str:
+    """A text in UTF-8, with "\\n" between its lines whatever the file has.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no such text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{path}' is no text ({error.reason}); restore the original") from error
+
+
 def need(path: Path, advice: str) -> Path:
     """``path``, which must exist.
 

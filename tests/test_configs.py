@@ -12,7 +12,9 @@ from gppf_d2.engine import setup
 from gppf_d2.engine.config import config_text, load_config
 
 PROJECT = Path(__file__).resolve().parent.parent
-QUICK, PRETRAIN = PROJECT / "configs/quick", PROJECT / "configs/pretrain"
+QUICK = PROJECT / "configs/quick"
+# configs of the paper's runs, each with a tiny twin of the same name below configs/quick
+FULL = {PROJECT / "configs/pretrain": 22, PROJECT / "configs/finetune": 26}
 LEAVES = sorted(
     path
     for path in (PROJECT / "configs").rglob("*.py")
@@ -21,9 +23,12 @@ LEAVES = sorted(
 
 
 def test_there_are_as_many_configs_as_we_think() -> None:
-    assert len(LEAVES) == 11 + 22 + 22
-    twins = {path.relative_to(QUICK / "pretrain") for path in (QUICK / "pretrain").rglob("*.py")}
-    assert twins == {path.relative_to(PRETRAIN) for path in PRETRAIN.rglob("*.py")}
+    assert len(LEAVES) == 11 + 5 + 2 * sum(FULL.values())
+    for folder, count in FULL.items():
+        twins = QUICK / folder.name
+        names = {path.relative_to(folder) for path in folder.rglob("*.py")}
+        assert len(names) == count
+        assert {path.relative_to(twins) for path in twins.rglob("*.py")} == names
 
 
 def name_of(path: Path) -> str:
@@ -31,7 +36,7 @@ def name_of(path: Path) -> str:
 
 
 # The full configs need the memory of a GPU; their twins are the same config after shrink().
-SMALL = [path for path in LEAVES if not path.is_relative_to(PRETRAIN)]
+SMALL = [path for path in LEAVES if not any(map(path.is_relative_to, FULL))]
 
 
 @pytest.mark.parametrize("path", SMALL, ids=name_of)

@@ -7,6 +7,7 @@ from gppf_d2.data.mappers import (
     ClassificationMapper,
     DepthMapper,
     DetectionMapper,
+    NormalsMapper,
     SemanticMapper,
 )
 from gppf_d2.evaluation import (
@@ -14,8 +15,10 @@ from gppf_d2.evaluation import (
     DepthEvaluator,
     DetectionEvaluator,
     LVISEvaluator,
+    NormalsEvaluator,
     OpenImagesEvaluator,
     SemanticEvaluator,
+    VOCEvaluator,
 )
 from gppf_d2.modeling.tta import SemanticTTA
 
@@ -61,6 +64,11 @@ def open_images(dataset, short=800, longest=1333):
     return _detection(dataset, OpenImagesEvaluator, short, longest, expand_predictions=True)
 
 
+def voc_ap50(dataset, short=800, longest=1333):
+    """AP50 of boxes as in VOC 2012."""
+    return _detection(dataset, VOCEvaluator, short, longest)
+
+
 def miou(dataset, short=512, longest=2048, boundary=False, tta=None):
     """Mean IoU and its kin; ``tta=multi_scale()`` averages over scales and flips."""
     return dict(
@@ -83,6 +91,17 @@ def metres(dataset, short=352, longest=1216):
         dataset=dataset,
         evaluator=L(DepthEvaluator)(dataset_name=dataset),
         mapper=L(DepthMapper)(
+            is_train=False, augmentations=resize(short, longest), image_format=FORMAT
+        ),
+    )
+
+
+def angles(dataset, short=352, longest=1216):
+    """Angles between normals, in degrees, and the shares within 11.25, 22.5 and 30."""
+    return dict(
+        dataset=dataset,
+        evaluator=L(NormalsEvaluator)(),
+        mapper=L(NormalsMapper)(
             is_train=False, augmentations=resize(short, longest), image_format=FORMAT
         ),
     )

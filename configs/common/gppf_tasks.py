@@ -20,27 +20,11 @@ from detectron2.config import LazyCall as L
 from gppf_d2.tasks.spec import Task
 
 from .evaluations import boxes, lvis, miou, open_images, top1
-from .heads import STAGES, classification, rcnn, upernet
+from .heads import STAGES, baseline_rcnn, classification, upernet
 from .recipes import cropped_segmentation, large_scale_jitter, mixed_classification
 
 WIDTHS = (256, 512, 1024, 2048)  # channels of ResNet-50's stages
 SIZE = 1024
-
-
-def _detector(num_classes, masks=False, many=False, **backbone):
-    """Heads of the 100-epoch LSJ baseline [29]: 2 conv RPN, 4 conv + 1 fc box heads."""
-    return rcnn(
-        num_classes=num_classes,
-        masks=masks,
-        box_convs=4,
-        fc_dims=(1024,),
-        rpn_convs=2,
-        fpn_norm="BN",
-        head_norm="BN",
-        score_threshold=1e-4 if many else 0.05,
-        detections=300 if many else 100,
-        **backbone,
-    )
 
 
 def _segmentation(train, val, num_classes, weight, **pixels):
@@ -73,7 +57,7 @@ def gppf_tasks(stages=STAGES, widths=WIDTHS, cascade=False):
             filter_empty=True,
             batch_size=8,
             weight=2.5,
-            head=_detector(80, masks=True, **on),
+            head=baseline_rcnn(80, masks=True, **on),
             evaluators=[boxes("coco_2017_val", short=SIZE, longest=SIZE)],
             **large_scale_jitter(80, masks=True, size=SIZE),
         ),
@@ -83,7 +67,7 @@ def gppf_tasks(stages=STAGES, widths=WIDTHS, cascade=False):
             batch_size=8,
             weight=2.5,
             repeat_threshold=0.001,
-            head=_detector(1203, masks=True, many=True, **on),
+            head=baseline_rcnn(1203, masks=True, many=True, **on),
             evaluators=[lvis("lvis_v1_val", short=SIZE, longest=SIZE)],
             **large_scale_jitter(1203, masks=True, size=SIZE),
         ),
@@ -92,7 +76,7 @@ def gppf_tasks(stages=STAGES, widths=WIDTHS, cascade=False):
             filter_empty=True,
             batch_size=12,
             weight=4.0,
-            head=_detector(365, **on),
+            head=baseline_rcnn(365, **on),
             evaluators=[boxes("objects365_v2_val", masks=False, short=SIZE, longest=SIZE)],
             **large_scale_jitter(365, masks=False, size=SIZE),
         ),
@@ -101,7 +85,7 @@ def gppf_tasks(stages=STAGES, widths=WIDTHS, cascade=False):
             filter_empty=True,
             batch_size=12,
             weight=4.0,
-            head=_detector(500, many=True, **on),
+            head=baseline_rcnn(500, many=True, **on),
             evaluators=[open_images("openimages_challenge_2019_val", short=SIZE, longest=SIZE)],
             **large_scale_jitter(500, masks=False, size=SIZE),
         ),

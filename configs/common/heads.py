@@ -10,7 +10,14 @@ from detectron2.model_zoo import get_config
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.meta_arch.semantic_seg import SemanticSegmentor, SemSegFPNHead
 
-from gppf_d2.modeling.heads import ClassificationHead, ContrastiveHead, DepthHead, UperNetHead
+from gppf_d2.modeling.heads import (
+    BTSHead,
+    ClassificationHead,
+    ContrastiveHead,
+    DepthHead,
+    NormalsHead,
+    UperNetHead,
+)
 from gppf_d2.modeling.view import SharedBackbone
 
 STAGES = ("res2", "res3", "res4", "res5")
@@ -97,6 +104,25 @@ def rcnn(
     return model
 
 
+def baseline_rcnn(num_classes, masks=False, many=False, **arguments):
+    """R-CNN with the heads of the 100-epoch LSJ baseline [29]: 2 conv RPN, 4 conv + 1 fc box heads.
+
+    ``many`` classes: detections from a score of 0.0001 on, 300 an image.
+    """
+    return rcnn(
+        num_classes=num_classes,
+        masks=masks,
+        box_convs=4,
+        fc_dims=(1024,),
+        rpn_convs=2,
+        fpn_norm="BN",
+        head_norm="BN",
+        score_threshold=1e-4 if many else 0.05,
+        detections=300 if many else 100,
+        **arguments,
+    )
+
+
 def semantic_fpn(num_classes, channels=256, conv_dims=128):
     """Detectron2's semantic FPN."""
     return L(SemanticSegmentor)(
@@ -153,4 +179,24 @@ def depth(max_depth, min_depth=1e-3, channels=128):
         depth_range=(min_depth, max_depth),
         channels=channels,
         **PIXELS,
+    )
+
+
+def bts(max_depth, min_depth=1e-3, focal_reference=None, channels=512, detail_channels=64):
+    """BTS' decoder on all stages, with local planar guidance (paper, section 4.3.1)."""
+    return L(BTSHead)(
+        backbone=L(SharedBackbone)(out_features=list(STAGES)),
+        max_depth=max_depth,
+        min_depth=min_depth,
+        focal_reference=focal_reference,
+        channels=channels,
+        detail_channels=detail_channels,
+        **PIXELS,
+    )
+
+
+def normals(channels=128):
+    """A small pixel head on all stages; predicts unit vectors."""
+    return L(NormalsHead)(
+        backbone=L(SharedBackbone)(out_features=list(STAGES)), channels=channels, **PIXELS
     )

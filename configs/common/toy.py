@@ -64,7 +64,11 @@ def _classifier(task):
 
 
 def _detector(task):
-    task.mapper.size = SIZE
+    if "size" in task.mapper:  # large-scale jitter
+        task.mapper.size = SIZE
+    else:
+        resize, *_ = task.mapper.augmentations
+        resize.short_edge_length, resize.max_size = [SIZE * 3 // 4, SIZE], SIZE
     _resize(task, SIZE, SIZE)
     model = task.head
     model.backbone.out_channels = CHANNELS

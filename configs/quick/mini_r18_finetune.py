@@ -1,14 +1,14 @@
 r"""Finetuning in miniature: boxes in drawings and aerial pictures, from the demo's backbone.
 
-GPPF, section 3.3. The route of `scenes` (a fixed path) and its head, without the layer that predicts
-classes; the demo trained on this task too, so this shows the mechanism, not a gain.
+GPPF, section 3.3. The route of `scenes` (a fixed path) and its head, without the layer that
+predicts classes; the demo trained on this task too, so this shows the mechanism, not a gain.
 Hardware: 2 CPU cores. Time: about two minutes. Not meant for its numbers.
     make demo
     python train_net.py --config-file configs/quick/mini_r18_finetune.py --num-processes 2 \
         --data-root output/data
-    ... train.init_route=dynamic                               # learn a route, then
-    ... train.init_route=output/mini_r18_finetune/routes.json  # retrain along it
-    ... train.init_checkpoint=                                 # from scratch
+    ... train.output_dir=output/dynamic train.init_route=dynamic                      # or
+    ... train.output_dir=output/retrain train.init_route=output/dynamic/routes.json   # then, or
+    ... train.output_dir=output/scratch train.init_checkpoint=
 """
 
 from ..common.mini_tasks import tasks

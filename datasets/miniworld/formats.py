@@ -198,13 +198,13 @@ def write_kitti(
     folder.text(f"kitti/splits/eigen_{split}_files_with_gt.txt", lines)
 
 
-def _voc_object(seen: Seen) -> list[str]:
+def _voc_object(name: str, seen: Seen) -> list[str]:
     x0, y0, x1, y1 = seen.box
     corners = {"xmin": x0 + 1, "ymin": y0 + 1, "xmax": x1, "ymax": y1}
-    hard = seen.visible < 0.65 or (seen.truncated and seen.visible < 0.9)
+    hard = seen.crowd or seen.visible < 0.65 or (seen.truncated and seen.visible < 0.9)
     return [
         "  <object>",
-        f"    <name>{CLASSES[seen.category]}</name>",
+        f"    <name>{name}</name>",
         "    <pose>Unspecified</pose>",
         f"    <truncated>{int(seen.truncated)}</truncated>",
         f"    <occluded>{int(seen.visible < 0.95)}</occluded>",
@@ -216,18 +216,34 @@ def _voc_object(seen: Seen) -> list[str]:
     ]
 
 
+def voc_xml(
+    folder: str, file_name: str, shape: tuple[int, ...], objects: Iterable[tuple[str, Seen]]
+) -> list[str]:
+    """Lines of an annotation file of Pascal VOC; boxes are 1-based and inclusive.
+
+    Args:
+        folder: what the file says of the folder of its image.
+        file_name: name of the image.
+        shape: height and width of the image, and whatever else its shape has.
+        objects: (class, object); heaps and what is hardly visible are difficult.
+    """
+    height, width = shape[:2]
+    size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+    lines = ["<annotation>", f"  <folder>{folder}</folder>", f"  <filename>{file_name}</filename>"]
+    lines += [f"  {size}", "  <segmented>0</segmented>"]
+    for name, seen in objects:
+        lines += _voc_object(name, seen)
+    return [*lines, "</annotation>"]
+
+
 def write_voc(folder: Folder, split: str, shots: Iterable[Shot]) -> None:
-    """Pictures, XML and list of the split under ``VOC2012``; boxes are 1-based and inclusive."""
+    """Pictures, XML and list of the split under ``VOC2012``."""
     names = []
     for number, shot in enumerate(shots, start=1 if split == "train" else 100_001):
         name = f"2012_{number:06d}"
-        height, width = shot.picture.shape[:2]
         folder.jpeg(f"VOC2012/JPEGImages/{name}.jpg", shot.picture)
-        size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
-        lines = ["<annotation>", "  <folder>VOC2012</folder>", f"  <filename>{name}.jpg</filename>"]
-        lines += [f"  {size}", "  <segmented>0</segmented>"]
-        for seen in shot.objects:
-            lines += _voc_object(seen)
-        folder.text(f"VOC2012/Annotations/{name}.xml", [*lines, "</annotation>"])
+        objects = [(CLASSES[seen.category], seen) for seen in shot.objects]
+        lines = voc_xml("VOC2012", f"{name}.jpg", shot.picture.shape, objects)
+        folder.text(f"VOC2012/Annotations/{name}.xml", lines)
         names.append(name)
     folder.text(f"VOC2012/ImageSets/Main/{split}.txt", names)

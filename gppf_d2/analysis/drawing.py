@@ -1,35 +1,35 @@
 """Draw what a head says about an image, and the truth in the same way, side by side.
 
 Detectron2's Visualizer draws boxes, masks, keypoints and semantic maps; classes become bars, depth
-a perceptual colour map with a colour bar. Colours belong to classes, not to instances, so that
-prediction and truth can be compared; small images are enlarged first, so that labels do not cover
-them.
+a perceptual colour map with a colour bar, normals colours beside a ball of all directions. Colours
+belong to classes, not to instances, so that prediction and truth can be compared; small images are
+enlarged first, so that labels do not cover them.
 
 H, W size of the image, K classes, R regions. Outputs are the dicts of ``MultiTaskModel.inference``
 or of ``truth_of``: {"instances"} | {"sem_seg": scores [K, H, W] or labels [H, W]} | {"classes":
-[K]} | {"label"} | {"depth": [H, W] metres, 0 = unknown}.
+[K]} | {"label"} | {"depth": [H, W] metres, 0 = unknown} | {"normals": [3, H, W], 0 = unknown}.
 """
 
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import torch
 from detectron2.data import Metadata
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import GenericMask, Visualizer
 from matplotlib.figure import Figure
 
 from gppf_d2.analysis.figures import LIGHT, Theme, new_figure, style_axes, to_array
+from gppf_d2.analysis.pixel_maps import as_array, draw_depth, draw_normals
 
 SHORT_SIDE, LONG_SIDE = 300, 560  # pixels of a drawing: at least, at most
+WIDE, WIDE_SIDE = 0.45, 1120  # height over width of pictures that are put below one another
 MOST_REGIONS = 25  # the best-scored regions that are drawn
-DEPTH_COLORS = "magma_r"  # perceptually uniform, near is bright
-KINDS = ("instances", "sem_seg", "classes", "label", "depth")
+KINDS = ("instances", "sem_seg", "classes", "label", "depth", "normals")
 
 
 class SheetRow(NamedTuple):
@@ -80,7 +80,9 @@ def draw(
         return _draw_classes(image.shape[:2], output["classes"], metadata, true_label)
     if kind == "label":
         return _draw_label(image.shape[:2], int(output["label"]), metadata)
-    return _draw_depth(image.shape[:2], _numpy(output["depth"]), limits)
+    if kind == "depth":
+        return draw_depth(image.shape[:2], as_array(output["depth"]), limits)
+    return draw_normals(image.shape[:2], as_array(output["normals"]))
 
 
 def fit(image: np.ndarray) -> np.ndarray:
@@ -88,12 +90,18 @@ def fit(image: np.ndarray) -> np.ndarray:
     possible."""
     height, width = image.shape[:2]
     factor = max(1.0, SHORT_SIDE / min(height, width))
-    factor = min(factor, LONG_SIDE / max(height, width))
+    longest = WIDE_SIDE if is_wide(image) else LONG_SIDE
+    factor = min(factor, longest / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     if size == (width, height):
         return image
     method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC if factor < 4 else cv2.INTER_NEAREST
     return cv2.resize(image, size, interpolation=method)
+
+
+def is_wide(image: np.ndarray) -> bool:
+    """Whether an image [H, W, ...] is so wide that others belong below it, not beside it."""
+    return image.shape[0] < WIDE * image.shape[1]
 
 
 def class_name(metadata: Metadata, index: int) -> str:
@@ -121,28 +129,8 @@ def class_colors(count: int, given: Sequence[Sequence[int]] | None = None) -> li
 
 def labels_of(sem_seg: Any) -> np.ndarray:
     """Class of every pixel, [H, W], from scores [K, H, W] or from labels."""
-    array = _numpy(sem_seg)
+    array = as_array(sem_seg)
     return array.argmax(0) if array.ndim == 3 else array
-
-
-def depth_limits(outputs: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
-    """One scale for several depth maps: the 2nd and 98th percentile of all known metres."""
-    known = [
-        array[(array > 0) & np.isfinite(array)] for array in (_numpy(o["depth"]) for o in outputs)
-    ]
-    values = np.concatenate([part.ravel() for part in known]) if known else np.empty(0)
-    if not values.size:
-        return 0.0, 1.0
-    low, high = np.percentile(values, (2, 98))
-    return float(low), float(max(high, low + 1e-3))
-
-
-def _numpy(value: Any) -> np.ndarray:
-    return (
-        value.detach().cpu().float().numpy()
-        if isinstance(value, torch.Tensor)
-        else np.asarray(value)
-    )
 
 
 def _draw_instances(
@@ -190,7 +178,7 @@ def _masks(instances: Instances, size: tuple[int, int]) -> list[GenericMask] | N
 def _keypoints(instances: Instances, ratio: np.ndarray) -> np.ndarray | None:
     if not instances.has("pred_keypoints"):
         return None
-    return _numpy(instances.pred_keypoints)[..., :3] * np.array([ratio[1], ratio[0], 1.0])
+    return as_array(instances.pred_keypoints)[..., :3] * np.array([ratio[1], ratio[0], 1.0])
 
 
 def _write_note(image: np.ndarray, text: str) -> np.ndarray:
@@ -236,7 +224,7 @@ def _name_largest_patch(visualizer: Visualizer, mask: np.ndarray, name: str) -> 
 def _draw_classes(
     size: tuple[int, int], scores: Any, metadata: Metadata, true_label: int | None
 ) -> np.ndarray:
-    scores = _numpy(scores)
+    scores = as_array(scores)
     best = np.argsort(-scores, kind="stable")[:5]
     height, width = _panel_inches(size)
     figure = new_figure(width, height, LIGHT)
@@ -274,36 +262,16 @@ def _panel_inches(size: tuple[int, int]) -> tuple[float, float]:
     return max(size[0] / 100, 2.2), max(size[1] / 100, 2.2)
 
 
-def _draw_depth(
-    size: tuple[int, int], depth: np.ndarray, limits: tuple[float, float] | None
-) -> np.ndarray:
-    low, high = limits or depth_limits([{"depth": depth}])
-    height, width = size
-    depth = cv2.resize(depth.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST)
-    known = np.ma.masked_where(~((depth > 0) & np.isfinite(depth)), depth)
-    figure = Figure(figsize=(width / 100, height / 100))
-    axes = figure.add_axes((0, 0, 1, 1), facecolor="#b9bec7")
-    picture = axes.imshow(known, cmap=DEPTH_COLORS, vmin=low, vmax=high, interpolation="nearest")
-    axes.set(xticks=[], yticks=[], aspect="auto")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    plate = figure.add_axes((0, 1 - 46 / height, 176 / width, 46 / height), facecolor="white")
-    plate.set(xticks=[], yticks=[])
-    scale = figure.add_axes((12 / width, 1 - 18 / height, 152 / width, 10 / height))
-    color_bar = figure.colorbar(picture, cax=scale, orientation="horizontal")
-    color_bar.set_ticks([low, high], labels=[f"{low:.3g} m", f"{high:.3g} m"])
-    color_bar.ax.tick_params(labelsize=11, colors=LIGHT.ink, length=0, pad=3)
-    first, last = color_bar.ax.get_xticklabels()
-    first.set_ha("left")
-    last.set_ha("right")
-    color_bar.outline.set_visible(False)
-    for spine in plate.spines.values():
-        spine.set_visible(False)
-    return to_array(figure, dpi=100)
-
-
 def beside(*pictures: np.ndarray, gap: int = 12) -> np.ndarray:
-    """Pictures in one row on white, brought to the height of the first."""
+    """Pictures in one row on white, brought to the height of the first; wide ones in one column, as
+    in the paper's figure 12, brought to its width."""
+    if is_wide(pictures[0]):
+        turned = [np.swapaxes(picture, 0, 1) for picture in pictures]
+        return np.ascontiguousarray(np.swapaxes(_in_a_row(turned, gap), 0, 1))
+    return _in_a_row(pictures, gap)
+
+
+def _in_a_row(pictures: Sequence[np.ndarray], gap: int) -> np.ndarray:
     height = pictures[0].shape[0]
     parts: list[np.ndarray] = []
     for picture in pictures:
@@ -314,10 +282,18 @@ def beside(*pictures: np.ndarray, gap: int = 12) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
+def _write_heading(figure: Figure, title: str, subtitle: str, theme: Theme) -> None:
+    inch = 1 / figure.get_figheight()
+    heading = {"va": "top", "fontsize": 13, "fontweight": "bold", "color": theme.ink}
+    figure.text(0.012, 1 - 0.12 * inch, title, **heading)
+    figure.text(0.012, 1 - 0.38 * inch, subtitle, va="top", fontsize=8.5, color=theme.muted)
+
+
 def contact_sheet(
     task: str, rows: Sequence[SheetRow | tuple], subtitle: str = "", theme: Theme = LIGHT
 ) -> Figure:
-    """A sheet with a row per image: image, prediction, truth.
+    """A sheet with a row per image: image, prediction, truth; of wide images these three are below
+    one another, two images side by side.
 
     Args:
         task: heading of the sheet.
@@ -331,31 +307,33 @@ def contact_sheet(
     if not rows:
         raise ValueError(f"A contact sheet of task {task!r} needs at least one row.")
     rows = [SheetRow(*row) for row in rows]
-    columns = [("image", 0), ("prediction", 1)]
-    if any(row.truth is not None for row in rows):
-        columns.append(("truth", 2))
+    parts = ["image", "prediction", *["truth"] * any(row.truth is not None for row in rows)]
     aspect = max(row.image.shape[0] / row.image.shape[1] for row in rows)
     aspect = min(aspect, 0.8)  # square and upright images get as much height as a photograph
-    cell = 3.1
+    wide = all(is_wide(row.image) for row in rows)
+    across = min(len(rows), 2) if wide else len(parts)
+    down = -(-len(rows) // across) * len(parts) if wide else len(rows)
+    cell = 4.65 if wide else 3.1
     head = 0.62 if subtitle else 0.42
-    height = head + 0.28 + len(rows) * (cell * aspect + 0.3)
-    figure = new_figure(cell * len(columns) + 0.2, height, theme)
+    height = head + 0.28 + down * (cell * aspect + (0.15 if wide else 0.3))
+    figure = new_figure(cell * across + 0.2, height, theme)
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - head / height), w_pad=0.03, h_pad=0.03)
-    figure.text(
-        0.012, 1 - 0.12 / height, task, va="top", fontsize=13, fontweight="bold", color=theme.ink
-    )
-    figure.text(0.012, 1 - 0.38 / height, subtitle, va="top", fontsize=8.5, color=theme.muted)
-    panels = figure.subplots(len(rows), len(columns), squeeze=False)
-    for line, (row, axes_row) in enumerate(zip(rows, panels)):
-        for axes, (name, position) in zip(axes_row, columns):
-            axes.axis("off")
-            if line == 0:
+    _write_heading(figure, task, subtitle, theme)
+    panels = figure.subplots(down, across, squeeze=False)
+    for axes in panels.flat:
+        axes.axis("off")
+        axes.set_anchor("NW")
+    if wide:  # [lines x parts, across] to [images, parts]
+        panels = panels.reshape(-1, len(parts), across).swapaxes(1, 2).reshape(-1, len(parts))
+    for number, (row, axes_row) in enumerate(zip(rows, panels)):
+        for axes, name, drawn in zip(axes_row, parts, row):
+            if number == 0:
                 axes.set_title(name, loc="left", fontsize=9, color=theme.muted, pad=4)
-            if row[position] is not None:
-                axes.imshow(fit(row[position]), interpolation="antialiased")
-            axes.set_anchor("NW")
-        axes_row[0].text(
-            0, -0.02, row.caption, transform=axes_row[0].transAxes, va="top", fontsize=7.5,
+            if drawn is not None:
+                axes.imshow(fit(drawn), interpolation="antialiased")
+        axes = axes_row[-1 if wide else 0]
+        axes.text(
+            0, -0.02, row.caption, transform=axes.transAxes, va="top", fontsize=7.5,
             color=theme.muted,
         )  # fmt: skip
     return figure

@@ -30,12 +30,13 @@ from gppf_d2.analysis.drawing import (
     beside,
     class_name,
     contact_sheet,
-    depth_limits,
     draw,
     fit,
     labels_of,
 )
+from gppf_d2.analysis.pixel_maps import depth_limits, normal_colors
 from gppf_d2.data.mappers.depth import read_depth
+from gppf_d2.data.mappers.normals import read_normals
 from gppf_d2.data.mappers.reading import read_image
 from gppf_d2.data.mappers.semantic import read_labels
 from gppf_d2.modeling.tta import augmented
@@ -132,10 +133,10 @@ class Predictor:
         return to_json(output, self.metadata, **files)
 
     def draw(self, image: np.ndarray, output: Mapping[str, Any]) -> np.ndarray:
-        """A picture of one prediction that stands alone: classes and depth are put beside the
-        image."""
+        """A picture of one prediction that stands alone: classes, depth and normals are put beside
+        the image."""
         drawn = draw(image, output, self.metadata, min_score=self.min_score)
-        return beside(fit(image), drawn) if {"classes", "depth"} & set(output) else drawn
+        return beside(fit(image), drawn) if {"classes", "depth", "normals"} & set(output) else drawn
 
     def sheet(self, records: Sequence[Mapping[str, Any]], count: int = 6) -> Figure:
         """A contact sheet of ``count`` records spread evenly over a dataset.
@@ -203,8 +204,8 @@ def to_json(
     Returns:
         "instances": [{"box": [x0, y0, x1, y1], "score", "class", "name", "mask": {"size",
         "counts"}}]; "top5": [{"class", "name", "probability"}]; "sem_seg": {name: share of pixels},
-        largest first; "depth": {"min", "median", "max"} in metres. Kinds that are not known appear
-        as their type.
+        largest first; "depth": {"min", "median", "max"} in metres; "normals": {"mean": [x, y, z]}.
+        Kinds that are not known appear as their type.
     """
     metadata = metadata or Metadata()
     result: dict[str, Any] = {}
@@ -227,8 +228,12 @@ def to_json(
             }
         elif kind == "depth":
             depth = torch.as_tensor(value).float().cpu()
+            depth = depth[depth > 0] if (depth > 0).any() else depth  # 0 is unknown
             numbers = {"min": depth.min(), "median": depth.median(), "max": depth.max()}
             result["depth"] = {name: round(float(number), 4) for name, number in numbers.items()}
+        elif kind == "normals":
+            mean = torch.as_tensor(value).float().cpu().mean((1, 2))
+            result["normals"] = {"mean": [round(part, 4) for part in mean.tolist()]}
         else:
             result[kind] = type(value).__name__
     return {**result, **files}
@@ -258,11 +263,12 @@ def save_maps(output: Mapping[str, Any], prefix: str | Path) -> dict[str, str]:
 
     Args:
         output: of a head; semantic labels become <prefix>_labels.png (8 or 16 bit), depth becomes
-            <prefix>_depth.png (16 bit, 1/256 metre a unit as in KITTI, 0 = unknown).
+            <prefix>_depth.png (16 bit, 1/256 metre a unit as in KITTI, 0 = unknown), normals become
+            <prefix>_normals.png (RGB = (n + 1) / 2 x 255, black = unknown).
         prefix: path without ending.
 
     Returns:
-        {"sem_seg_file": name, "depth_file": name} for what was written.
+        {"sem_seg_file": name, "depth_file": name, "normals_file": name} for what was written.
     """
     written: dict[str, str] = {}
     if "sem_seg" in output:
@@ -273,6 +279,9 @@ def save_maps(output: Mapping[str, Any], prefix: str | Path) -> dict[str, str]:
         depth = np.nan_to_num(torch.as_tensor(output["depth"]).float().cpu().numpy())
         units = (depth.clip(0, 65535 / 256) * 256).round().astype(np.uint16)
         written["depth_file"] = _save_png(units, f"{prefix}_depth.png")
+    if "normals" in output:
+        colors = normal_colors(output["normals"])[..., ::-1]  # OpenCV writes BGR
+        written["normals_file"] = _save_png(colors, f"{prefix}_normals.png")
     return written
 
 
@@ -286,14 +295,14 @@ def truth_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """The annotations of a dataset record in the form of an output.
 
     Args:
-        record: a Detectron2 dataset dict of any of the four kinds; crowds are left out.
+        record: a Detectron2 dataset dict of any kind; crowds are left out.
 
     Returns:
         {"instances"} without scores, {"sem_seg": labels [H, W], 255 ignored}, {"label"},
-        {"depth": [H, W] metres, 0 unknown}, or {}.
+        {"depth": [H, W] metres, 0 unknown}, {"normals": [3, H, W], 0 unknown}, or {}.
 
     Raises:
-        OSError: a label or depth map cannot be read.
+        OSError: a map cannot be read.
     """
     truth: dict[str, Any] = {}
     if "annotations" in record:
@@ -304,6 +313,8 @@ def truth_of(record: Mapping[str, Any]) -> dict[str, Any]:
         truth["label"] = int(record["label"])
     if "depth_file_name" in record:
         truth["depth"] = read_depth(dict(record))
+    if "normals_file_name" in record:
+        truth["normals"] = read_normals(dict(record)).transpose(2, 0, 1)
     return truth
 
 

@@ -16,7 +16,7 @@ from gppf_d2.analysis import page
 # The metric that stands for a task: the first of these that it has.
 HEADLINES = (
     "bbox/AP", "segm/AP", "sem_seg/mIoU", "classification/top1", "depth/delta1", "depth/abs_rel",
-    "open_images_challenge/AP50", "nearest_neighbour/top1",
+    "open_images_challenge/AP50", "voc/AP50", "nearest_neighbour/top1", "normals/mean",
 )  # fmt: skip
 WORDS = {
     "sem_seg/mIoU": "mean IoU",
@@ -28,6 +28,7 @@ WORDS = {
     "classification/top5": "top-5 accuracy",
     "classification/mean_per_class": "mean accuracy per class",
     "open_images_challenge/AP50": "AP50 of the Open Images challenge",
+    "voc/AP50": "AP50 of PASCAL VOC",
     "nearest_neighbour/top1": "top-1 accuracy of the nearest neighbours",
     "depth/delta1": "δ₁, within a factor of 1.25",
     "depth/delta2": "δ₂, within 1.25²",
@@ -36,6 +37,11 @@ WORDS = {
     "depth/sq_rel": "squared relative error",
     "depth/rmse": "RMSE in metres",
     "depth/rmse_log": "RMSE of the logarithm",
+    "normals/mean": "mean angle in degrees",
+    "normals/median": "median angle in degrees",
+    "normals/within_11.25": "percent within 11.25°",
+    "normals/within_22.5": "percent within 22.5°",
+    "normals/within_30": "percent within 30°",
 }
 PER_CLASS = re.compile(r"(AP|AP50|IoU|ACC|top1)-")
 
@@ -62,14 +68,19 @@ def results_section(results: Mapping[str, Mapping[str, Any]], tasks: Sequence[st
     )
 
 
+def headline(metrics: Mapping[str, Any]) -> str:
+    """The metric that stands for a task, of those that it has; "" where it has none."""
+    endings = {name: name.split("/")[-2:] for name in metrics}
+    ranked = [name for known in HEADLINES for name in metrics if endings[name] == known.split("/")]
+    return next(iter([*ranked, *metrics]), "")
+
+
 def _result_card(task: str, metrics: Mapping[str, Any]) -> str:
     metrics = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
     title = f"<h3>{page.escape(task)}</h3>"
     if not metrics:
         return f'<div class="card">{title}{page.missing("Not evaluated.")}</div>'
-    endings = {name: name.split("/")[-2:] for name in metrics}
-    ranked = [name for known in HEADLINES for name in metrics if endings[name] == known.split("/")]
-    head = ranked[0] if ranked else next(iter(metrics))
+    head = headline(metrics)
     big = (
         f'<p class="headline">{_number(metrics[head])}'
         f"<small>{page.escape(_words(head))}</small></p>"

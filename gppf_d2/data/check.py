@@ -40,6 +40,7 @@ from tqdm import tqdm
 from gppf_d2.data.index.catalog import open_records
 from gppf_d2.data.index.json_stream import JsonStream
 from gppf_d2.data.mappers.depth import read_depth
+from gppf_d2.data.mappers.normals import read_normals
 from gppf_d2.data.mappers.reading import read_image
 from gppf_d2.data.mappers.semantic import read_labels
 
@@ -56,6 +57,8 @@ OFFICIAL_SIZES = {
     "imagenet_1k_val": 50_000,
     "imagenet_21k_p_train": 11_060_223,
     "imagenet_21k_p_val": 522_500,
+    "kitti_eigen_train": 23_158,
+    "kitti_eigen_test": 652,
     "ade20k_sem_seg_train": 20_210,
     "ade20k_sem_seg_val": 2_000,
     "voc_2012_aug_sem_seg_train": 10_582,
@@ -138,7 +141,7 @@ def check_dataset(
     except (OSError, ValueError, KeyError, AssertionError) as error:
         yield Problem("dataset", _sentence(error))
         return
-    official = OFFICIAL_SIZES.get(name)
+    official = OFFICIAL_SIZES.get(name, metadata.get("official_size"))
     if official is not None and len(records) != official and not partial:
         text = f"{len(records):,} images, the official number is {official:,}"
         yield Problem("dataset", text)
@@ -274,11 +277,12 @@ def _unreadable(error: OSError, file_name: str) -> Problem:
 
 
 def _map_problems(record: Mapping[str, Any], metadata: Metadata) -> Iterator[Problem]:
-    """Label and depth maps; ``record`` has the size of the image as it is."""
+    """Maps of labels, depths and normals; ``record`` has the size of the image as it is."""
     classes = metadata.get("stuff_classes")
     for key, read in (
         ("sem_seg_file_name", lambda: read_labels(record, len(classes) if classes else None)),
         ("depth_file_name", lambda: read_depth(record)),
+        ("normals_file_name", lambda: read_normals(record)),
     ):
         if key not in record:
             continue

@@ -73,10 +73,16 @@ class Bucket:
         slots: parameters of one dtype on one device, in the order of their views. May be empty.
         extra: number of extra flags behind those of the parameters.
         compress: send bfloat16 instead of the bucket's own dtype.
+        device: of a bucket without slots.
     """
 
     def __init__(
-        self, label: str, slots: Sequence[Slot], extra: int = 0, compress: bool = False
+        self,
+        label: str,
+        slots: Sequence[Slot],
+        extra: int = 0,
+        compress: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         self.label, self.slots = label, list(slots)
         self.task = slots[0].task if slots else None
@@ -84,7 +90,7 @@ class Bucket:
         for slot in self.slots:
             offsets.append(end)
             end += -(-slot.parameter.numel() // ALIGNMENT) * ALIGNMENT
-        device = slots[0].parameter.device if slots else torch.device("cpu")
+        device = slots[0].parameter.device if slots else device or torch.device("cpu")
         dtype = slots[0].parameter.dtype if slots else torch.float32
         self.flat = torch.zeros(end + len(slots) + extra, dtype=dtype, device=device)
         self.gradients = self.flat[:end]
@@ -213,6 +219,7 @@ def build_buckets(
     bucket_bytes: int,
     compress: bool = False,
     extra: int = 0,
+    device: torch.device | None = None,
 ) -> list[Bucket]:
     """Buckets for parameters in the order in which their gradients complete.
 
@@ -224,6 +231,7 @@ def build_buckets(
         bucket_bytes: bytes after which a bucket is closed.
         compress: send bfloat16.
         extra: number of extra flags behind the last bucket; with any, there is at least one bucket.
+        device: of a bucket that holds flags alone; NCCL sends none that lies on the CPU.
 
     Returns:
         The buckets in launch order.
@@ -243,7 +251,7 @@ def build_buckets(
     position = {slot: index for index, slot in enumerate(slots)}
     runs.sort(key=lambda run: position[run[-1]] if run else 0)
     return [
-        Bucket(f"{label} bucket {i}", run, extra if i == len(runs) - 1 else 0, compress)
+        Bucket(f"{label} bucket {i}", run, extra if i == len(runs) - 1 else 0, compress, device)
         for i, run in enumerate(runs)
     ]
 

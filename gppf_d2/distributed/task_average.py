@@ -110,8 +110,13 @@ class TaskAverage:
         for task in (*self.tasks, None):
             label, extra = ("shared", FLAG_CAPACITY) if task is None else (f"head {task}", 0)
             members = [slot for slot in self.slots.values() if slot.task == task][::-1]
-            buckets += build_buckets(label, members, bucket_bytes, compress, extra)
+            buckets += build_buckets(label, members, bucket_bytes, compress, extra, self._device)
         return buckets
+
+    @property
+    def _device(self) -> torch.device:
+        """Where parameters are that train; the CPU where none does."""
+        return next((s.parameter.device for s in self.slots.values()), torch.device("cpu"))
 
     @property
     def buckets(self) -> list[Bucket]:
@@ -299,8 +304,8 @@ class TaskAverage:
         return (shared + owned).sqrt()
 
     def _squared(self, tasks: Sequence[str | None]) -> Tensor:
-        device = next((s.parameter.device for s in self.slots.values()), torch.device("cpu"))
-        return squared_norm([s.parameter for s in self.slots.values() if s.task in tasks], device)
+        parameters = [s.parameter for s in self.slots.values() if s.task in tasks]
+        return squared_norm(parameters, self._device)
 
     def clip_(self, max_norm: float, norm: Tensor) -> None:
         """Scale all gradients so that their total norm is at most ``max_norm``.

@@ -12,7 +12,6 @@ import functools
 import json
 import logging
 import math
-import re
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, contextmanager
@@ -30,6 +29,7 @@ from gppf_d2.distributed.groups import ProcessGroups
 from gppf_d2.engine.checkpoint import write_atomically
 from gppf_d2.engine.errors import UserError, show_traceback
 from gppf_d2.engine.setup import add_head, load_records
+from gppf_d2.evaluation.metric_names import overall
 from gppf_d2.modeling.multitask import MultiTaskModel
 from gppf_d2.modeling.tta import augmented
 from gppf_d2.tasks.spec import Evaluation, Task
@@ -37,7 +37,6 @@ from gppf_d2.tasks.spec import Evaluation, Task
 logger = logging.getLogger(__name__)
 
 Results = dict[str, dict[str, float]]
-_OF_CLASS = re.compile(r"/\w+-")  # names of datasets, in front, may have a hyphen too
 
 
 def evaluate_tasks(
@@ -191,11 +190,6 @@ def flatten(results: Mapping, prefix: str = "") -> dict[str, float]:
         else:
             flat[f"{prefix}{key}"] = float(value)
     return flat
-
-
-def overall(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Without the values of single classes, which evaluators name ``<kind>/<metric>-<class>``."""
-    return {key: value for key, value in metrics.items() if not _OF_CLASS.search(key)}
 
 
 def write_results(path: Path, results: Results) -> None:

@@ -20,7 +20,8 @@ from gppf_d2.distributed.consensus import check_replicas
 from gppf_d2.distributed.heartbeat import Heartbeat
 from gppf_d2.engine.checkpoint import write_atomically
 from gppf_d2.engine.errors import UserError
-from gppf_d2.engine.evaluate import Results, overall
+from gppf_d2.engine.evaluate import Results
+from gppf_d2.evaluation.metric_names import overall
 from gppf_d2.modeling.lego.controller import LinearTemperature
 
 logger = logging.getLogger(__name__)

@@ -132,8 +132,3 @@ class PretrainedRun:
                 f"unit a layer has one; set train.init_route={DYNAMIC}."
             )
         return kinds
-
-
-def units_of(state: Mapping[str, Tensor]) -> int:
-    """N of a model's state dict."""
-    return 1 + max(int(match["unit"]) for match in map(UNIT.fullmatch, state) if match)

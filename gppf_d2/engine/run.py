@@ -59,6 +59,7 @@ from gppf_d2.engine.evaluate import Results, evaluate_tasks
 from gppf_d2.engine.freezing import freeze
 from gppf_d2.engine.metrics import TaskMetrics
 from gppf_d2.engine.preflight import compare_ranks, format_probes, probe_tasks
+from gppf_d2.engine.pretrained_run import PretrainedRun
 from gppf_d2.engine.training import Training
 from gppf_d2.engine.transfer import fit_backbone
 from gppf_d2.modeling.multitask import MultiTaskModel
@@ -200,17 +201,18 @@ class Session:
 
     def _fitted(self, cfg: DictConfig) -> DictConfig:
         """The config with what follows from a checkpoint and from the number of ranks."""
-        cfg = share_total_batch(cfg, self.world_size, self.arguments.overrides)
+        if not self.arguments.eval_only:
+            cfg = share_total_batch(cfg, self.world_size, self.arguments.overrides)
         if not cfg.train.get("init_route"):
             return fit_backbone(cfg)
         going_on = None
         if self.arguments.checkpoint:
-            going_on = read_checkpoint(self.arguments.checkpoint, mmap=True)
+            going_on = PretrainedRun.read(self.arguments.checkpoint)
         elif self.arguments.resume or self.arguments.eval_only:
             found = self.checkpointer().latest()
             if found is None and self.arguments.eval_only:
                 return cfg  # said where the checkpoint is loaded
-            going_on = found and found[1]
+            going_on = found and PretrainedRun.of(str(found[0]), found[1])
         return fit_backbone(cfg, going_on)
 
     def _build_model(self) -> MultiTaskModel:

@@ -21,6 +21,7 @@ from gppf_d2.data.index import RecordSequence, concatenate, open_records
 from gppf_d2.data.loader import TaskSource
 from gppf_d2.engine.checkpoint import load_model_state, read_checkpoint
 from gppf_d2.engine.errors import UserError
+from gppf_d2.engine.pretrained_run import PretrainedRun
 from gppf_d2.engine.transfer import fit_backbone, load_pretrained_run
 from gppf_d2.modeling.heads import check_input_format, replace_sync_norms
 from gppf_d2.modeling.multitask import MultiTaskModel
@@ -203,7 +204,8 @@ def load_model(
         raise UserError(f"Unknown task {unknown[0]!r}; the config has {', '.join(everything)}.")
     held = list(everything) if tasks is None else tasks
     state = read_checkpoint(checkpoint)
-    model = build_model(fit_backbone(cfg, going_on=state), everything, held)
+    run = PretrainedRun.of(str(checkpoint), state)
+    model = build_model(fit_backbone(cfg, going_on=run), everything, held)
     weights = dict(state["model"])
     if ema:
         if "ema" not in state:

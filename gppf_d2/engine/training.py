@@ -241,10 +241,10 @@ class Training:
             checkpointer = session.checkpointer()
 
             def write() -> None:
-                for name in names if session.rank == 0 else ():
-                    checkpointer.save(collected, name)
                 if session.rank == 0 and "model_final" in names:
                     self._save_extracted(checkpointer, collected)
+                for name in names if session.rank == 0 else ():
+                    checkpointer.save(collected, name)
 
             session.agreed(write)
 
@@ -261,7 +261,7 @@ class Training:
                     extracted(state, task),
                     "model_extracted" if len(tasks) == 1 else f"model_extracted_{task}",
                 )
-            except UserError as error:  # training is done and saved; its route has no plain form
+            except UserError as error:  # its route has no plain form; the run itself is fine
                 logger.warning("No ordinary network of task %s: %s", task, error)
 
     def _evaluation_hook(self, state: RunState) -> hooks.EvaluationHook:

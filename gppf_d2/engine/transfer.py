@@ -29,7 +29,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from gppf_d2.engine.errors import UserError
-from gppf_d2.engine.pretrained_run import DYNAMIC, UNIT, PretrainedRun, units_of
+from gppf_d2.engine.pretrained_run import DYNAMIC, UNIT, PretrainedRun
 from gppf_d2.modeling.heads import prediction_layers
 from gppf_d2.modeling.multitask import MultiTaskModel
 
@@ -75,25 +75,29 @@ class TransferReport:
             tabulate(rows, headers=["part", "loaded", "re-initialised"]),
         ]
         for word, names in (("re-initialised", self.fresh), ("ignored", self.ignored)):
-            groups = sorted({_group(name) for name in names})
+            whole = names is self.ignored  # heads that stay behind are named, not their modules
+            groups = sorted({self._group(name, whole) for name in names})
             more = f" and {len(groups) - _SHOWN} more" if len(groups) > _SHOWN else ""
             if groups:
                 lines.append(f"{word}: {', '.join(groups[:_SHOWN])}{more}")
         return "\n".join(lines)
+
+    def _group(self, name: str, whole: bool) -> str:
+        """What stands for a tensor in a list: its unit, its head or its module."""
+        match = UNIT.fullmatch(name)
+        if match:
+            return f"{match['layer']}.units.{match['unit']}"
+        if whole and not name.startswith(f"heads.{self.head}."):
+            return _part(name)
+        return name.rpartition(".")[0]
 
 
 def _part(name: str) -> str:
     return ".".join(name.split(".")[: 2 if name.startswith("heads.") else 1])
 
 
-def _group(name: str) -> str:
-    """What stands for a tensor in a list: its unit, or its module."""
-    match = UNIT.fullmatch(name)
-    return f"{match['layer']}.units.{match['unit']}" if match else name.rpartition(".")[0]
-
-
-def fit_backbone(cfg: DictConfig, going_on: Mapping[str, Any] | None = None) -> DictConfig:
-    """The config with the number of units that ``train.init_route`` asks for.
+def fit_backbone(cfg: DictConfig, going_on: PretrainedRun | None = None) -> DictConfig:
+    """The config with the number and kinds of units that ``train.init_route`` asks for.
 
     Args:
         cfg: the run's config; it is not changed.
@@ -105,17 +109,26 @@ def fit_backbone(cfg: DictConfig, going_on: Mapping[str, Any] | None = None) -> 
     """
     path, choice = str(cfg.train.init_checkpoint), str(cfg.train.get("init_route") or "")
     if going_on is not None:
-        return _with_units(cfg, units_of(going_on["model"])) if choice else cfg
+        return _with_units(cfg, going_on.num_units, going_on.kinds(None)) if choice else cfg
     if not path:
-        for key in ("init_route", "init_head") if choice else ():
-            logger.info("train.%s is not used: train.init_checkpoint is empty", key)
+        for key in ("init_route", "init_head"):
+            if cfg.train.get(key):
+                logger.info("train.%s is not used: train.init_checkpoint is empty", key)
         return cfg
     if not choice:
-        for key in ("init_head", "init_predictions"):
-            if cfg.train.get(key):
-                raise UserError(f"train.{key} needs train.init_route, which is empty.")
+        if cfg.train.get("init_head"):
+            raise UserError(
+                "train.init_head needs train.init_route, which is empty; name a route of the "
+                "checkpoint, or set train.init_head= too."
+            )
         return cfg
-    run = PretrainedRun.read(path)
+    try:
+        run = PretrainedRun.read(path)
+    except UserError as error:
+        raise UserError(
+            f"{str(error).rstrip('.')}; train.init_route={choice} takes a run's checkpoint, plain "
+            "weights go with train.init_route= and train.init_head=."
+        ) from None
     _check_input(run, cfg)
     route = None if choice == DYNAMIC else run.route(choice)
     return _with_units(cfg, run.num_units if route is None else 1, run.kinds(route))

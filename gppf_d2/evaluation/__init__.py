@@ -12,8 +12,10 @@ from gppf_d2.evaluation.depth import DepthEvaluator
 from gppf_d2.evaluation.detection import DetectionEvaluator
 from gppf_d2.evaluation.lvis import LVISEvaluator
 from gppf_d2.evaluation.nearest_neighbour import NearestNeighbourEvaluator
+from gppf_d2.evaluation.normals import NormalsEvaluator
 from gppf_d2.evaluation.open_images import OpenImagesEvaluator
 from gppf_d2.evaluation.semantic import SemanticEvaluator
+from gppf_d2.evaluation.voc import VOCEvaluator
 
 __all__ = [
     "ClassificationEvaluator",
@@ -21,6 +23,8 @@ __all__ = [
     "DetectionEvaluator",
     "LVISEvaluator",
     "NearestNeighbourEvaluator",
+    "NormalsEvaluator",
     "OpenImagesEvaluator",
     "SemanticEvaluator",
+    "VOCEvaluator",
 ]

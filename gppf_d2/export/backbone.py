@@ -2,11 +2,12 @@
 
     checkpoint ──► argmax route of the task ──► plain state dict ──► names of the target layout
                ──► weights file + ``<weights file>.json``: what they are, the settings they need
+                                + ``<weights file>.md``: the same for people, a model card
 
 For Detectron2 the names are those of a bare backbone with ``matching_heuristics`` on, as the zoo's
 ImageNet weights: the checkpointer then finds their place in any stock model (FPN's bottom_up,
 RetinaNet, C4). torchvision and timm get their flat state dict without the classifier; what they
-cannot compute (a stride in the 1x1 convolution) is refused for them. Both files are written under
+cannot compute (a stride in the 1x1 convolution) is refused for them. All files are written under
 temporary names and renamed, the weights last.
 """
 
@@ -21,16 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
+from gppf_d2.export.card import model_card
+from gppf_d2.export.checkpoint import LegoCheckpoint, run_facts, section
 from gppf_d2.export.facts import BackboneFacts, pixel_facts
+from gppf_d2.export.loading import snippets
 from gppf_d2.export.resnet import ResNetFacts
-from gppf_d2.export.route import Route, plain_state, route_of
+from gppf_d2.export.route import Route, as_learned, plain_state, route_in_file, route_of
 from gppf_d2.export.swin import SwinFacts
 from gppf_d2.modeling.layouts import CONSTANTS, LAYOUTS, RESNET, SWIN, Family, family_of, to_layout
-from gppf_d2.modeling.weight_files import METADATA_KEY, first_line
+from gppf_d2.modeling.weight_files import METADATA_KEY
 
 FACTS: dict[Family, type[BackboneFacts]] = {RESNET: ResNetFacts, SWIN: SwinFacts}
 SUFFIXES = {
@@ -47,23 +49,27 @@ class ExportReport:
     Args:
         output: the weights file; ``metadata_file`` lies beside it.
         metadata_file: the JSON with metadata and overrides.
-        metadata: its content.
+        card_file: the model card.
+        metadata: content of the JSON.
         route: the exported route.
         num_parameters: scalars in the weights file, without running statistics.
     """
 
     output: Path
     metadata_file: Path
+    card_file: Path
     metadata: Mapping[str, Any]
     route: Route
     num_parameters: int
 
     def __str__(self) -> str:
+        source = f"task {self.route.task!r}" if self.route.task else "a route file"
         lines = [
-            f"{self.metadata['architecture']} of task {self.route.task!r} "
+            f"{self.metadata['architecture']} of {source} "
             f"({self.num_parameters / 1e6:.1f} M parameters, {self.metadata['layout']} layout): "
             f"{self.output}",
             f"settings it needs: {self.metadata_file}",
+            f"model card: {self.card_file}",
             f"route: {' '.join(map(str, self.route.units))}",
         ]
         undecided = self.route.undecided
@@ -82,94 +88,70 @@ class ExportReport:
 
 def export_backbone(
     checkpoint: str | os.PathLike,
-    task: str,
+    task: str | None,
     format: str,
     output: str | os.PathLike,
     config: Mapping[str, Any] | None = None,
     *,
     ema: bool = False,
+    route_file: str | os.PathLike | None = None,
 ) -> ExportReport:
-    """Export the backbone of one task's argmax route.
+    """Export the backbone of one task's argmax route, or of a route from a file.
 
     Args:
         checkpoint: a ``model_*.pth`` of a gppf_d2 run.
-        task: whose route.
+        task: whose route, of the checkpoint or of the file; None where the file holds one.
         format: the layout, "detectron2", "torchvision" or "timm".
         output: ``.pth``, ``.safetensors``, or ``.pkl`` (Detectron2 only).
-        config: the run's config (``input`` and ``backbone`` are read); None takes it from the
-            checkpoint.
+        config: the run's config (``input`` and ``backbone`` are read, the rest is for the card);
+            None takes it from the checkpoint.
         ema: take the averaged parameters of a run with ``train.ema_decay``, controllers included.
+        route_file: take the route from this file (`read_route_file`), whatever the checkpoint's
+            controllers say.
 
     Raises:
         ValueError: unknown format, suffix or task, a file that is no lego checkpoint or truncated,
             a config that is missing or of another backbone, a backbone or route that the format
-            cannot have.
+            cannot have, a route file that does not fit.
     """
     output = Path(output)
     _check_target(format, output)
-    state, saved_config = read_lego_checkpoint(checkpoint, ema)
-    config = config if config is not None else _parse_config(saved_config, checkpoint)
-    route = route_of(state, task)
-    tensors = plain_state(state, route)
+    source = LegoCheckpoint.read(checkpoint, ema)
+    config = config if config is not None else source.config()
+    route = _choose_route(source, task, route_file)
+    tensors = plain_state(source.state, route)
     facts = _facts(tensors, config)
     fitted = facts.fit(tensors, format)
     names = {name: to_layout(name, format) for name in fitted}
     named = {names[name]: tensor for name, tensor in fitted.items() if names[name]}
-    left_out = [n for n, new in names.items() if new is None and not n.endswith(CONSTANTS)]
-    metadata = _metadata(facts, route, format, left_out)
-    metadata_file = output.with_name(f"{output.name}.json")
-    _write_both(named, metadata, format, output, metadata_file)
     parameters = sum(
         t.numel() for n, t in named.items() if t.is_floating_point() and ".running_" not in n
     )
+    route = as_learned(route, source)
+    metadata = {
+        **_metadata(facts, route, format),
+        "num_parameters": parameters,
+        "left_out": [n for n, new in names.items() if new is None and not n.endswith(CONSTANTS)],
+        "run": run_facts(source, config),
+    }
+    card = model_card(metadata, output.name, snippets(facts, format, output.name))
+    beside = {suffix: output.with_name(output.name + suffix) for suffix in (".json", ".md")}
+    texts = {beside[".json"]: json.dumps(metadata, indent=1) + "\n", beside[".md"]: card}
+    _write_all(named, metadata, format, output, texts)
     return ExportReport(
-        output=output, metadata_file=metadata_file, metadata=metadata, route=route,
-        num_parameters=parameters,
+        output=output, metadata_file=beside[".json"], card_file=beside[".md"], metadata=metadata,
+        route=route, num_parameters=parameters,
     )  # fmt: skip
 
 
-def read_lego_checkpoint(
-    path: str | os.PathLike, ema: bool = False
-) -> tuple[dict[str, Tensor], str | None]:
-    """Read the state dict and the config text of a gppf_d2 checkpoint, running no code from it.
-
-    Args:
-        path: a ``model_*.pth`` of a run.
-        ema: put the averaged parameters in the place of the last ones.
-
-    Raises:
-        ValueError: no such file, truncated, not a checkpoint with lego units and controllers, or
-            without the averaged parameters that are asked for.
-    """
-    path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise ValueError(f"There is no checkpoint {path!r}; give a model_*.pth of a run.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"The checkpoint {path!r} cannot be read ({first_line(error)}); "
-            "it may be truncated, take an earlier one."
-        ) from error
-    state = content.get("model") if isinstance(content, Mapping) else None
-    if (
-        not isinstance(state, Mapping)
-        or not any(str(name).startswith("backbone.stem.units.") for name in state)
-        or not any(str(name).startswith("controllers.") for name in state)
-    ):
-        raise ValueError(
-            f"{path!r} is not a gppf_d2 checkpoint (no lego units and controllers in it); "
-            "give a model_*.pth of a run."
-        )
-    average: Mapping[str, Tensor] = {}
-    if ema:
-        if "average" not in (content.get("ema") or {}):
-            raise ValueError(
-                f"{path!r} holds no averaged parameters (train.ema_decay); export without ema."
-            )
-        average = content["ema"]["average"]
-    config = content.get("config")
-    return {**state, **average}, config if isinstance(config, str) else None
+def _choose_route(
+    source: LegoCheckpoint, task: str | None, route_file: str | os.PathLike | None
+) -> Route:
+    if route_file is not None:
+        return route_in_file(source.state, route_file, task)
+    if task is None:
+        raise ValueError("No task is named; give the task whose route is taken, or a route file.")
+    return route_of(source.state, task)
 
 
 def _check_target(layout: str, output: Path) -> None:
@@ -182,20 +164,6 @@ def _check_target(layout: str, output: Path) -> None:
         )
 
 
-def _parse_config(text: str | None, checkpoint: str | os.PathLike) -> Mapping[str, Any]:
-    if text is None:
-        raise ValueError(
-            f"The checkpoint {os.fspath(checkpoint)!r} does not hold its config; give "
-            "--config-file."
-        )
-    try:
-        return OmegaConf.create(text)
-    except Exception as error:
-        raise ValueError(
-            f"The config inside {os.fspath(checkpoint)!r} cannot be read; give --config-file."
-        ) from error
-
-
 def _facts(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> BackboneFacts:
     """Structure from the tensors, the rest from the config, which must be of the same backbone."""
     missing = [name for name in ("input", "backbone") if name not in config]
@@ -204,59 +172,47 @@ def _facts(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Backbone
             f"The config has no {' and no '.join(missing)}; give the config of the run with "
             "--config-file."
         )
-    settings, pixels = _section(config, "backbone"), pixel_facts(_section(config, "input"))
+    settings, pixels = section(config, "backbone"), pixel_facts(section(config, "input"))
     return FACTS[family_of(tensors)].read(tensors, settings, pixels)
 
 
-def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A section of the config as plain values, interpolations resolved."""
-    section = config[name]
-    try:
-        if OmegaConf.is_config(section):
-            section = OmegaConf.to_container(section, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"The config's {name} cannot be resolved: {first_line(error)}") from error
-    if not isinstance(section, Mapping):
-        raise ValueError(f"The config's {name} is {section!r}; it must be a group of settings.")
-    return section
-
-
-def _metadata(
-    facts: BackboneFacts, route: Route, layout: str, left_out: list[str]
-) -> dict[str, Any]:
+def _metadata(facts: BackboneFacts, route: Route, layout: str) -> dict[str, Any]:
+    known = {} if route.num_units is None else {"num_units": route.num_units}
     return {
         "layout": layout,
         "task": route.task,
         "architecture": facts.title,
         **asdict(facts),
         "norm": facts.norm,
+        **known,
         "layers": list(route.layers),
         "route": list(route.units),
+        "route_file": route.file,
         "max_probability": [round(p, 6) for p in route.probabilities],
         "undecided": list(route.undecided),
-        "left_out": left_out,
         "overrides": facts.recipe(layout),
     }
 
 
-def _write_both(
+def _write_all(
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, Any],
     layout: str,
     output: Path,
-    metadata_file: Path,
+    texts: Mapping[Path, str],
 ) -> None:
+    """Write the weights and the files beside them, all or none."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    temporary_json = metadata_file.with_name(f".{metadata_file.name}.{os.getpid()}.tmp")
+    waiting = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in (*texts, output)}
     try:
-        _write_weights(tensors, metadata, layout, output.suffix, temporary)
-        temporary_json.write_text(json.dumps(metadata, indent=1) + "\n")
-        os.replace(temporary_json, metadata_file)
-        os.replace(temporary, output)
+        _write_weights(tensors, metadata, layout, output.suffix, waiting[output])
+        for path, text in texts.items():
+            waiting[path].write_text(text)
+        for path, temporary in waiting.items():
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
-        temporary_json.unlink(missing_ok=True)
+        for temporary in waiting.values():
+            temporary.unlink(missing_ok=True)
 
 
 def _write_weights(

@@ -70,6 +70,15 @@ class BackboneFacts(ABC):
         """``{"yacs": [key, value, ...] | None, "lazy": ["key=value", ...] | None,
         "lazy_remove": [key, ...]}``; keys to remove, where they are there, go first."""
 
+    @abstractmethod
+    def stock_model(self, library: str) -> str | None:
+        """Python that builds the library's own model without a classifier as ``model``; None where
+        the library has no such model.
+
+        Args:
+            library: "torchvision" or "timm".
+        """
+
     def recipe(self, layout: str) -> dict[str, Any]:
         """The settings under which a stock model computes what the exported route computes.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gppf_d2.export.facts import BackboneFacts, as_overrides
 from gppf_d2.modeling.layouts import depth_of, is_bottleneck
-from gppf_d2.modeling.lego.resnet import LegoResNet
+from gppf_d2.modeling.lego.resnet import BLOCKS, LegoResNet
 
 STOCK_EPS = 1e-5  # of every norm in a stock ResNet of the three libraries
 
@@ -112,6 +112,31 @@ class ResNetFacts(BackboneFacts):
             "lazy": self._lazy(),
             "lazy_remove": ["model.backbone.bottom_up.stages.stride_in_1x1"] if basic else [],
         }
+
+    def stock_model(self, library: str) -> str | None:
+        """See `BackboneFacts.stock_model`; widths of the stem and res2 are fixed in both."""
+        bottleneck = self.stride_in_1x1 is not None
+        if self.stem_channels != 64 or self.res2_channels != (256 if bottleneck else 64):
+            return None
+        blocks, groups, width = list(BLOCKS[self.depth]), self.num_groups, self.width_per_group
+        plain = groups == 1 and width == 64  # else bottlenecks, as of a ResNeXt
+        if library == "timm":
+            if plain:
+                return (
+                    f'import timm\n\nmodel = timm.create_model("resnet{self.depth}", num_classes=0)'
+                )
+            return (
+                "from timm.models.resnet import Bottleneck, ResNet\n\n"
+                f"model = ResNet(\n    Bottleneck, {blocks}, cardinality={groups}, "
+                f"base_width={width}, num_classes=0\n)"
+            )
+        arguments = f"\n    Bottleneck, {blocks}, groups={groups}, width_per_group={width}\n"
+        return (
+            f"from torchvision.models import resnet{self.depth}\n\nmodel = resnet{self.depth}()"
+            if plain
+            else "from torchvision.models.resnet import Bottleneck, ResNet\n\n"
+            f"model = ResNet({arguments})"
+        ) + "\nmodel.fc = torch.nn.Identity()"
 
     def _yacs(self) -> list[Any]:
         return [

@@ -1,4 +1,4 @@
-"""The route of a task, read from a lego model or from the state dict of one, and its plain tensors.
+"""The route of a task, read from a lego model, the state dict of one or a file; its plain tensors.
 
 Works on names and tensors alone, so that a checkpoint can be exported without building its model:
 ``backbone.<layer>.units.<k>.<name>`` and ``controllers.<task>`` [L layers, N units] of logits, in
@@ -7,15 +7,17 @@ the order stem, res2.0, res2.1, ..., res5.2 (or stem, p0.0, ..., p3.1).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from gppf_d2.export.checkpoint import LegoCheckpoint
 from gppf_d2.modeling.layouts import family_of
-from gppf_d2.modeling.lego.route import layer_order, route_state_dict
+from gppf_d2.modeling.lego.route import layer_order, read_route_file, route_state_dict
 from gppf_d2.modeling.multitask import MultiTaskModel
 
 # a layer whose two most probable units are closer than this has not decided
@@ -29,18 +31,23 @@ class Route:
     """The route of one task; all sequences have one entry per layer.
 
     Args:
-        task: its name.
+        task: its name; None where a route file does not say.
         layers: names, in order.
         units: the chosen unit.
-        probabilities: of the chosen unit, softmax of the controller's logits (1 for a fixed route).
+        probabilities: of the chosen unit, softmax of the controller's logits (1 for a fixed route);
+            empty where they are not known.
         undecided: layers in which the second unit is almost as probable: their argmax is arbitrary.
+        num_units: units of a layer that it chooses among; None where that is not known.
+        file: name of the route file that it is from, or None.
     """
 
-    task: str
+    task: str | None
     layers: tuple[str, ...]
     units: tuple[int, ...]
     probabilities: tuple[float, ...]
     undecided: tuple[str, ...] = ()
+    num_units: int | None = None
+    file: str | None = None
 
 
 def route_of(source: MultiTaskModel | Mapping[str, Tensor], task: str) -> Route:
@@ -71,16 +78,64 @@ def route_of(source: MultiTaskModel | Mapping[str, Tensor], task: str) -> Route:
         )
     if fixed is not None:
         certain = (1.0,) * len(layers)
-        return Route(task=task, layers=layers, units=tuple(fixed), probabilities=certain)
-    best = torch.softmax(logits, dim=1).sort(dim=1, descending=True).values
+        return Route(
+            task=task, layers=layers, units=tuple(fixed), probabilities=certain,
+            num_units=logits.shape[1],
+        )  # fmt: skip
+    return _decided(task, layers, logits.argmax(dim=1).tolist(), torch.softmax(logits, dim=1))
+
+
+def _decided(task: str, layers: tuple[str, ...], units: list[int], shares: Tensor) -> Route:
+    """A route with the probabilities [L, N] that it was taken by."""
+    best = shares.sort(dim=1, descending=True).values
     lead = best[:, 0] - best[:, 1] if best.shape[1] > 1 else torch.ones(len(layers))
     return Route(
         task=task,
         layers=layers,
-        units=tuple(logits.argmax(dim=1).tolist()),
+        units=tuple(units),
         probabilities=tuple(best[:, 0].tolist()),
         undecided=tuple(name for name, by in zip(layers, lead.tolist()) if by < UNDECIDED_MARGIN),
+        num_units=shares.shape[1],
     )
+
+
+def route_in_file(
+    state: Mapping[str, Tensor], file: str | os.PathLike, task: str | None = None
+) -> Route:
+    """The route of a file through the backbone of a state dict.
+
+    Args:
+        state: of a ``MultiTaskModel``.
+        file: see `read_route_file`.
+        task: whose route; None where the file holds one.
+
+    Raises:
+        ValueError: as `read_route_file`.
+    """
+    layers = layer_names(state)
+    units = next(t.shape[-1] for name, t in state.items() if name.startswith("controllers."))
+    return Route(
+        task=task,
+        layers=layers,
+        units=tuple(read_route_file(file, task, layers, units)),
+        probabilities=(),
+        num_units=units,
+        file=os.path.basename(file),
+    )
+
+
+def as_learned(route: Route, checkpoint: LegoCheckpoint) -> Route:
+    """For an extracted checkpoint, of one unit a layer, the route that a dynamic run learned.
+
+    The probabilities come from the run's ``routes.json``, where that still says the same route.
+    """
+    units = checkpoint.extracted
+    if units is None or len(units) != len(route.layers):
+        return route
+    entry = ((checkpoint.beside("routes.json") or {}).get("tasks") or {}).get(route.task) or {}
+    if entry.get("route") != list(units):
+        return replace(route, units=units, probabilities=(), undecided=(), num_units=None)
+    return _decided(route.task, route.layers, list(units), torch.tensor(entry["probabilities"]))
 
 
 def layer_names(state: Mapping[str, Tensor]) -> tuple[str, ...]:

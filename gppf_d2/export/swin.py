@@ -122,3 +122,22 @@ class SwinFacts(BackboneFacts):
                 f"{bottom_up}.{key}" for key in ("stem", "stages", "out_features", "freeze_at")
             ],
         }
+
+    def stock_model(self, library: str) -> str:
+        """See `BackboneFacts.stock_model`."""
+        values: dict[str, Any] = {
+            "patch_size": [PATCH, PATCH] if library == "torchvision" else PATCH,
+            "embed_dim": self.embed_dim,
+            "depths": list(self.depths),
+            "num_heads": list(self.num_heads),
+            "window_size": [self.window_size] * 2 if library == "torchvision" else self.window_size,
+            "mlp_ratio": self.mlp_ratio,
+        }
+        module, last = "torchvision.models", "\nmodel.head = torch.nn.Identity()"
+        if library == "timm":
+            module, last = "timm.models.swin_transformer", ""
+            values |= {"num_classes": 0, **self.recipe(library)["model_args"]}
+        arguments = "".join(f"    {key}={value},\n" for key, value in values.items())
+        return (
+            f"from {module} import SwinTransformer\n\nmodel = SwinTransformer(\n{arguments}){last}"
+        )

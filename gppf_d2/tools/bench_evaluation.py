@@ -1,4 +1,4 @@
-"""Time of counting average precision, against pycocotools and lvis-api, and of encoding masks.
+"""Time of counting average precision, against pycocotools, lvis-api and Detectron2, and of masks.
 
 Random predictions, seeded: for COCO's protocol 1,000 images, 80 classes and 30 detections an image;
 for LVIS's 300 images, 1,203 classes and 300 detections. Both sides get the ground truth and the
@@ -17,12 +17,15 @@ import copy
 import functools
 import importlib.util
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
+from detectron2.evaluation.pascal_voc_evaluation import parse_rec, voc_eval
 from detectron2.layers.mask_ops import paste_masks_in_image
 
 from gppf_d2.evaluation.counting import (
@@ -34,10 +37,11 @@ from gppf_d2.evaluation.counting import (
 from gppf_d2.evaluation.instance_truth import InstanceTruth
 from gppf_d2.evaluation.masks import encode_masks
 from gppf_d2.evaluation.prediction_store import ROW, Predictions
+from gppf_d2.evaluation.voc import voc_precisions
 
 HEIGHT, WIDTH = 480, 640
-TARGETS = {"COCO": 25, "LVIS": 25, "masks": 2.5}  # times faster
-AGREEMENT = {"COCO": 1e-12, "LVIS": 5e-6}  # of AP in [0, 1]
+TARGETS = {"COCO": 25, "LVIS": 25, "VOC": 25, "masks": 2.5}  # times faster
+AGREEMENT = {"COCO": 1e-12, "LVIS": 5e-6, "VOC": 1e-12}  # of AP in [0, 1]
 
 
 def world(
@@ -141,22 +145,25 @@ def bench_counting(
     """Print the lines of one protocol."""
     truth, predictions, categories = data
     for task in ("bbox", "segm"):
-        ratios, times, difference = [], [], 0.0
+        times, difference = [], 0.0
         for _ in range(repeats):
             # the references write into what they are given
             own = copy.deepcopy(truth)
             slow, expected = seconds(reference, own, predictions, categories, task)
             fast, found = seconds(ours, truth, predictions, categories, task)
-            ratios.append(slow / fast)
             times.append((slow, fast))
             difference = max(difference, largest_difference(expected, found))
-        slow, fast = (1e3 * statistics.median(side) for side in zip(*times))
-        line(f"{protocol} {task}", slow, fast, statistics.median(ratios), TARGETS[protocol])
-        agrees = difference <= AGREEMENT[protocol]
-        verdict = "PASS" if agrees else "MISS"
-        print(
-            f"{'':12s} AP differs by {difference:.1e}, at most {AGREEMENT[protocol]:g}: {verdict}"
-        )
+        report(f"{protocol} {task}", protocol, times, difference)
+
+
+def report(name: str, protocol: str, times: list[tuple[float, float]], difference: float) -> None:
+    """Print the ratio of times and the largest difference of AP."""
+    ratio = statistics.median(slow / fast for slow, fast in times)
+    slow, fast = (1e3 * statistics.median(side) for side in zip(*times))
+    line(name, slow, fast, ratio, TARGETS[protocol])
+    limit = AGREEMENT[protocol]
+    verdict = "PASS" if difference <= limit else "MISS"
+    print(f"{'':12s} AP differs by {difference:.1e}, at most {limit:g}: {verdict}")
 
 
 def largest_difference(expected: np.ndarray, found: np.ndarray) -> float:
@@ -169,6 +176,53 @@ def line(name: str, slow: float, fast: float, ratio: float, target: float) -> No
     """Print a ratio and its target."""
     verdict = "PASS" if ratio >= target else "MISS"
     print(f"{name:12s} {slow:9.0f} {fast:9.0f} {ratio:7.1f} {target:7g}  {verdict}", flush=True)
+
+
+OBJECT = """<object><name>{name}</name><pose/><truncated>0</truncated><difficult>0</difficult>
+<bndbox><xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"""
+
+
+def write_voc(truth: InstanceTruth, predictions: Predictions, folder: Path) -> None:
+    """The files of Detectron2's evaluator, without its rounding of detections."""
+    objects: dict[int, list[str]] = {image["id"]: [] for image in truth.images}
+    for entry in truth.annotations:
+        x, y, width, height = entry["bbox"]
+        text = OBJECT.format(x + 1, y + 1, x + width, y + height, name=entry["category_id"] - 1)
+        objects[entry["image_id"]].append(text)
+    for number, texts in objects.items():
+        path = folder / f"{number}.xml"
+        path.write_text(f"<annotation>{''.join(texts)}</annotation>")
+        parse_rec(str(path))
+    (folder / "images.txt").write_text("".join(f"{number}\n" for number in objects))
+    lines: list[list[str]] = [[] for _ in truth.categories]
+    for number, row in zip(predictions.image.tolist(), predictions.rows):
+        x, y, width, height = row["box"].tolist()
+        place = f"{x + 1} {y + 1} {x + width} {y + height}"
+        lines[row["category"]].append(f"{number} {row['score']} {place}\n")
+    for label, texts in enumerate(lines):
+        (folder / f"{label}.txt").write_text("".join(texts))
+
+
+def bench_voc(data: tuple, repeats: int) -> None:
+    """Print the lines of VOC's AP50; true boxes are rounded to pixels, as its files have them."""
+    truth, predictions, categories = copy.deepcopy(data)
+    for entry in truth.annotations:
+        entry["bbox"] = [round(value) for value in entry["bbox"]]
+    times, difference = [], 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        write_voc(truth, predictions, Path(folder))
+        files = [f"{folder}/{{}}.txt", f"{folder}/{{}}.xml", f"{folder}/images.txt"]
+
+        def detectron2s() -> np.ndarray:
+            return np.array([voc_eval(*files, str(label))[2] for label in range(len(categories))])
+
+        for _ in range(repeats):
+            slow, expected = seconds(detectron2s)
+            fast, found = seconds(voc_precisions, truth, predictions, categories)
+            times.append((slow, fast))
+            # a class without objects has no AP here, and 0 or none there
+            difference = max(difference, float(np.nanmax(np.abs(expected - found))))
+    report("VOC bbox", "VOC", times, difference)
 
 
 def whole_images(masks: np.ndarray) -> list[bytes]:
@@ -211,15 +265,16 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{'':12s} {'reference':>9s} {'ours, ms':>9s} {'ratio':>7s} {'target':>7s}")
+    coco = world(options.images, 80, 7, 30)
     if importlib.util.find_spec("hotcoco") is None:
         print("hotcoco is not installed: pycocotools counts, and there is nothing to compare")
     else:
-        coco = world(options.images, 80, 7, 30)
         bench_counting("COCO", coco, count_with_hotcoco, count_with_pycocotools, options.repeats)
         if importlib.util.find_spec("lvis") is not None:
             lvis = world(max(1, 3 * options.images // 10), 1203, 12, 300)
             federated = functools.partial(count_with_hotcoco, federated=True)
             bench_counting("LVIS", lvis, federated, count_with_lvis, options.repeats)
+    bench_voc(coco, options.repeats)
     for size in ((480, 640), (800, 1200)):
         bench_masks(size, 5)
 

@@ -1,11 +1,13 @@
-"""Export the backbone of one task's route from a checkpoint.
+"""Export the backbone of one task's route, or of a route from a file, from a checkpoint.
 
-    python -m gppf_d2.tools.export_backbone [--config-file F] --checkpoint C --task T
+    python -m gppf_d2.tools.export_backbone [--config-file F] --checkpoint C [--route R] --task T
         --format detectron2|torchvision|timm --output X.pth|X.pkl|X.safetensors [--ema]
 
-Writes X and X.json, which holds the route, how decided it is, and the settings (stride, norm,
-mean, std, pixel format) that a stock model needs with these weights. The config comes from the
-checkpoint where it is not given. Bad input ends with one sentence and exit status 1.
+Writes X, X.json, which holds the route, how decided it is, how the weights came to be and the
+settings (stride, norm, mean, std, pixel format) that a stock model needs with them, and X.md, the
+same as a model card. The config comes from the checkpoint where it is not given. With --route the
+checkpoint's own controllers are not asked, and --task names a task of the file, where it has
+several. Bad input ends with one sentence and exit status 1.
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ def parser() -> argparse.ArgumentParser:
         description="Export the backbone of one task's route as a plain ResNet or Swin.",
     )
     cli.add_argument("--checkpoint", required=True, help="a model_*.pth of a run")
-    cli.add_argument("--task", required=True, help="whose route is taken")
+    cli.add_argument("--task", default=None, help="whose route is taken")
+    cli.add_argument(
+        "--route", default=None, metavar="FILE", help="routes.json of a run, or another route file"
+    )
     cli.add_argument("--format", required=True, help="detectron2, torchvision or timm")
     cli.add_argument("--output", required=True, help=".pth, .safetensors, or .pkl (detectron2)")
     cli.add_argument(
@@ -51,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.output,
             config,
             ema=options.ema,
+            route_file=options.route,
         )
     except (ValueError, OSError) as error:
         print(f"export_backbone: {error}", file=sys.stderr)

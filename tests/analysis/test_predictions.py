@@ -15,8 +15,9 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from gppf_d2.analysis import Predictor, SheetRow, contact_sheet, draw, find_images, truth_of
-from gppf_d2.analysis.drawing import class_colors, depth_limits, fit
+from gppf_d2.analysis.drawing import class_colors, fit
 from gppf_d2.analysis.figures import to_array
+from gppf_d2.analysis.pixel_maps import depth_limits, normal_colors, widened
 from gppf_d2.analysis.predictions import UnreadableImageError, save_maps, to_json
 
 H, W = 40, 60
@@ -42,6 +43,13 @@ def instances() -> Instances:
     )
 
 
+def normals() -> torch.Tensor:
+    """A ball that fills the picture, nothing around it."""
+    y, x = torch.meshgrid(torch.linspace(1, -1, H), torch.linspace(-1, 1, W), indexing="ij")
+    inside = x**2 + y**2 < 1
+    return torch.stack([x, y, (1 - x**2 - y**2).clamp(min=0).sqrt()]) * inside
+
+
 def outputs() -> dict[str, tuple[dict, Metadata]]:
     scores = torch.zeros(2, H, W)
     scores[1, 10:] = 1
@@ -52,6 +60,7 @@ def outputs() -> dict[str, tuple[dict, Metadata]]:
         "sem_seg": ({"sem_seg": scores}, STUFF),
         "classes": ({"classes": probabilities}, CLASSES),
         "depth": ({"depth": depth}, Metadata()),
+        "normals": ({"normals": normals()}, Metadata()),
     }
 
 
@@ -124,16 +133,23 @@ def test_json_of_the_other_kinds() -> None:
 
 
 def test_maps_are_saved_so_that_they_can_be_read_back(tmp_path: Path) -> None:
-    both = outputs()["sem_seg"][0] | outputs()["depth"][0]
+    both = outputs()["sem_seg"][0] | outputs()["depth"][0] | outputs()["normals"][0]
     names = save_maps(both, tmp_path / "a")
-    assert names == {"sem_seg_file": "a_labels.png", "depth_file": "a_depth.png"}
+    assert names == {
+        "sem_seg_file": "a_labels.png",
+        "depth_file": "a_depth.png",
+        "normals_file": "a_normals.png",
+    }
+    record = {"height": H, "width": W, "normals_file_name": str(tmp_path / "a_normals.png")}
+    vectors = truth_of(record)["normals"]
+    assert np.abs(vectors - both["normals"].numpy()).max() < 0.01
     labels = cv2.imread(str(tmp_path / "a_labels.png"), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(labels, both["sem_seg"].argmax(0).numpy())
     depth = cv2.imread(str(tmp_path / "a_depth.png"), cv2.IMREAD_UNCHANGED) / 256
     assert np.allclose(depth, both["depth"].numpy(), atol=1 / 512)
 
 
-@pytest.mark.parametrize("kind", ["instances", "sem_seg", "classes", "depth"])
+@pytest.mark.parametrize("kind", ["instances", "sem_seg", "classes", "depth", "normals"])
 def test_every_kind_is_drawn_and_the_drawing_depends_on_the_output(kind: str) -> None:
     output, metadata = outputs()[kind]
     image = picture()
@@ -146,7 +162,7 @@ def test_every_kind_is_drawn_and_the_drawing_depends_on_the_output(kind: str) ->
         plain = fit(image)
         assert drawn.shape == plain.shape and not np.array_equal(drawn, plain)
     else:
-        other[kind] = output[kind].flip(0)
+        other[kind] = output[kind].flip(-1 if kind == "normals" else 0)
     assert not np.array_equal(draw(image, other, metadata), drawn)
     assert np.array_equal(draw(image, output, metadata), drawn), "the same twice"
 
@@ -174,6 +190,19 @@ def test_depth_of_prediction_and_truth_share_a_scale_and_unknown_is_grey() -> No
     assert len(set(near[row, left].tolist())) <= 3 and np.array_equal(
         near[row, left], far[row, left]
     )
+
+
+def test_normals_are_colours_of_directions_and_unknown_is_grey() -> None:
+    drawn = draw(picture(), {"normals": normals()})
+    height, width = drawn.shape[:2]
+    centre, right, top = (
+        drawn[int(height * y), int(width * x)].astype(int)
+        for y, x in ((0.5, 0.5), (0.5, 0.96), (0.04, 0.5))
+    )
+    assert centre[2] > 250 and abs(centre[0] - 128) < 8 and abs(centre[1] - 128) < 8
+    assert right[0] > 240 and top[1] > 230
+    assert drawn[-3, -3].tolist() == [185, 190, 199]
+    assert not normal_colors(torch.zeros(3, 2, 2)).any()
 
 
 def test_unknown_kind_is_refused_with_the_known_ones() -> None:
@@ -265,3 +294,44 @@ def test_sheet_names_task_columns_and_images() -> None:
     assert captions == ["first.jpg", "second.jpg"]
     with pytest.raises(ValueError, match="at least one row"):
         contact_sheet("scenes", [])
+
+
+def test_wide_pictures_are_put_below_one_another() -> None:
+    image = np.zeros((375, 1242, 3), np.uint8)
+    plain = fit(image)
+    assert plain.shape == (338, 1120, 3)
+    depth = np.zeros((375, 1242))
+    depth[100:] = 5.0
+    predictor = Predictor(StubModel({}), "a_task", mapper)
+    alone = predictor.draw(image, {"depth": depth})
+    assert alone.shape == (2 * 338 + 12, 1120, 3) and not alone[:338].any()
+    rows = [SheetRow(image, image, image, f"{index}.png") for index in range(3)]
+    sheet = contact_sheet("depth", rows)
+    panels = sheet.axes
+    assert len(panels) == 2 * 3 * 2, "two images side by side, two lines of three panels"
+    places = [
+        (axes.get_subplotspec().rowspan.start, axes.get_subplotspec().colspan.start)
+        for axes in panels
+        if axes.texts
+    ]
+    assert sorted(places) == [(2, 0), (2, 1), (5, 0)]
+    titles = {axes.get_title(loc="left"): axes.get_subplotspec().rowspan.start for axes in panels}
+    assert [titles[name] for name in ("image", "prediction", "truth")] == [0, 1, 2]
+    assert sum(bool(axes.images) for axes in panels) == 9
+
+
+def test_points_of_a_laser_are_widened_in_large_pictures() -> None:
+    depth = np.zeros((375, 1242), np.float32)
+    depth[101::4, 1::4] = 7.0
+    wide = widened(depth)
+    assert (wide[101:] > 0).mean() > 0.99 and not wide[:95].any()
+    assert np.allclose(wide[wide > 0], 7.0)
+    wide = widened(np.where(depth > 0, np.arange(1242, dtype=np.float32) + 1, 0))
+    assert np.array_equal(wide[101, 1::4], np.arange(1242)[1::4] + 1), "known pixels stay"
+    small = depth[:40, :60]
+    assert widened(small) is small
+
+
+def test_unknown_depth_does_not_count_in_the_json() -> None:
+    depth = torch.tensor([[0.0, 2.0], [4.0, 6.0]])
+    assert to_json({"depth": depth})["depth"] == {"min": 2.0, "median": 4.0, "max": 6.0}

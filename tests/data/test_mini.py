@@ -18,7 +18,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 from pycocotools.coco import COCO
 
-from gppf_d2.data.catalog import mini
+from gppf_d2.data.catalog import kitti_depth, mini
 from tests.conftest import MAKE_MINI, make_mini
 
 KINDS = ("objects", "scenes", "parsing", "depth", "voc")
@@ -156,7 +156,7 @@ def test_register_all_follows_the_environment_and_can_be_repeated(mini_root: Pat
 def test_class_lists_are_those_of_the_generator(world: dict, mini_root: Path) -> None:
     assert mini.CLASSES == world["scene"].CLASSES == tuple(sorted(world["shapes"].SHAPES))
     assert mini.STUFF_CLASSES == world["scene"].STUFF
-    assert mini.DEPTH_SCALE == world["formats"].DEPTH_UNITS
+    assert kitti_depth.DEPTH_SCALE == world["formats"].DEPTH_UNITS
     assert mini.DEPTH_RANGE[1] == world["scene"].FURTHEST
     labels = [record["label"] for record in DatasetCatalog.get("mini_objects_train")]
     assert sorted(set(labels)) == list(range(8))

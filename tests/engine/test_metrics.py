@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from gppf_d2.engine.evaluate import overall
 from gppf_d2.engine.metrics import TaskMetrics
+from gppf_d2.evaluation.metric_names import overall
 from tests.harness import run_distributed
 
 

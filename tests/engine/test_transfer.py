@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +178,42 @@ def test_a_route_of_another_depth_or_n_is_refused(
 def test_a_file_that_is_no_run_has_no_routes(source, tmp_path: Path) -> None:
     plain = tmp_path / "plain.pth"
     torch.save({"model": {"stem.conv1.weight": torch.zeros(1)}}, plain)
-    with pytest.raises(UserError, match="not a gppf_d2 checkpoint"):
+    with pytest.raises(UserError, match="not a gppf_d2 .*; train.init_route=scenes takes a run's"):
         built(config(plain))
+    zoo = tmp_path / "R-50.pkl"
+    zoo.write_bytes(pickle.dumps({"model": {}}))
+    with pytest.raises(UserError, match="cannot be read .*plain weights go with train.init_route= "):
+        built(config(zoo))
     with pytest.raises(ValueError, match="say with train.init_route which route to take"):
         built(config(source[0], "train.init_route=", "train.init_head="))
+
+
+def test_a_segmentation_config_starts_from_plain_weights_with_the_readme_s_overrides() -> None:
+    plain = ["train.init_checkpoint=R-50.pkl", "train.init_route=", "train.init_head="]
+    cfg = load_config(str(CONFIG), [*plain, "train.init_predictions=true"])
+    assert fit_backbone(cfg) is cfg
+
+
+def test_what_goes_on_has_the_kinds_of_units_that_its_checkpoint_has(
+    mini_root: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "mixed.pth"
+    pretrained(QUICK / "mini_r18_mixed_units.py", path)
+    state = saved(path)
+    state["model"]["controllers.objects"][:, 2] = 9.0
+    torch.save(state, path)
+    for choice, kinds in (("objects", ["depthwise"]), ("dynamic", state["config"])):
+        if choice == "dynamic":
+            kinds = yaml.safe_load(kinds)["backbone"]["units"]
+        cfg = config(path, f"train.init_route={choice}", "train.init_head=")
+        started = fit_backbone(cfg).backbone
+        saved_run = {**state, "config": yaml.safe_dump({"backbone": {"units": kinds}})}
+        if choice == "objects":
+            saved_run = extracted(state, "objects")
+        again = fit_backbone(config(tmp_path / "gone.pth", f"train.init_route={choice}"),
+                             PretrainedRun.of("", saved_run)).backbone
+        assert list(started.units) == list(again.units) == kinds
+        assert started.num_units == again.num_units == len(kinds)
 
 
 def test_an_extracted_network_is_the_argmax_route_alone(source) -> None:
@@ -219,7 +252,9 @@ def test_dynamic_then_retrain_from_the_command_line(source, tmp_path: Path) -> N
     assert learned["route"] == routes["tasks"]["boxes"]["route"]
     of_argmax = json.loads((dynamic / "results.json").read_text())
     (dynamic / "results.json").unlink()
+    # samples of a step need not be shared out equally where there is none
     options = ("--eval-only", "--checkpoint", str(dynamic / "model_extracted.pth"))
+    options += ("train.accumulation=3",)
     train_config(CONFIG, dynamic, *options, *start, "train.init_route=dynamic", processes=1)
     again = json.loads((dynamic / "results.json").read_text())
     assert again["boxes"] == pytest.approx(of_argmax["boxes"], nan_ok=True)

@@ -17,12 +17,14 @@ from gppf_d2.evaluation import (
     NearestNeighbourEvaluator,
     OpenImagesEvaluator,
     SemanticEvaluator,
+    VOCEvaluator,
     prediction_store,
 )
 from tests.evaluation.instance_worlds import registered
 from tests.evaluation.test_counting import lvis_world
 from tests.evaluation.test_detection_evaluator import make_records, noisy
 from tests.evaluation.test_open_images_evaluator import HIERARCHY, verified_world
+from tests.evaluation.test_voc_evaluator import voc_world
 from tests.harness import run_distributed
 
 NAME = "gppf_test_all"
@@ -35,6 +37,7 @@ def evaluate_stored(rank: int, world_size: int, folder: str) -> list:
         (lvis_world(), LVISEvaluator, None),
         (verified_world(), OpenImagesEvaluator, HIERARCHY),
         (verified_world(found=False), DetectionEvaluator, None),
+        (voc_world(seed=0, ties=True), VOCEvaluator, None),
     ):
         content, predictions = world
         own = Path(folder) / str(rank)
@@ -103,7 +106,7 @@ def evaluate_carried(rank: int, world_size: int) -> list:
 def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
     alone = evaluate_all(0, 1, str(tmp_path))
     first, second = run_distributed(evaluate_all, 2, str(tmp_path))
-    assert second == [None] * 8
+    assert second == [None] * 9
     assert [list(result) for result in first] == [
         ["classification"],
         ["depth"],
@@ -113,6 +116,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
         ["bbox", "segm"],
         ["open_images_challenge"],
         ["bbox", "segm"],
+        ["voc"],
     ]
     for one, two in zip(alone, first):
         for kind, metrics in one.items():

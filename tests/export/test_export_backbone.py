@@ -342,7 +342,7 @@ def test_a_failed_write_leaves_the_old_files_as_they_were(
     out = tmp_path / "new" / "out.pth"
     export_backbone(run18.checkpoint, "parsing", "timm", out)
     before = {path: path.read_bytes() for path in out.parent.iterdir()}
-    assert {path.name for path in before} == {"out.pth", "out.pth.json"}
+    assert {path.name for path in before} == {"out.pth", "out.pth.json", "out.pth.md"}
 
     def half_written(_: Any, path: Path) -> None:
         path.write_bytes(b"half")

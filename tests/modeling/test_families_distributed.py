@@ -36,6 +36,11 @@ CASES: dict[str, dict[str, Any]] = {
     "mixed hard": {"modes": ("hard", "hard"), "mixed": {"checkpoint": True}},
     "mixed soft, hard": {"modes": ("soft", "hard"), "mixed": {}},
     "mixed frozen": {"modes": ("fixed", "fixed"), "mixed": {"freeze_at": 2}},
+    "mixed soft, hard, dropping": {"modes": ("soft", "hard"), "mixed": {"drop_path_rate": 0.5}},
+    "stock soft, hard, dropping": {
+        "modes": ("soft", "hard"),
+        "mixed": {"units": None, "drop_path_rate": 0.5, "checkpoint": True},
+    },
 }
 
 
@@ -60,7 +65,7 @@ def model_of(case: dict[str, Any]) -> MultiTaskModel:
     if "swin" in case:
         backbone = tiny_swin(2, **case["swin"])
     else:
-        backbone = tiny(18, **MIXED, **case["mixed"])
+        backbone = tiny(18, **{**MIXED, **case["mixed"]})
         with torch.no_grad():
             for name, value in backbone.named_parameters():
                 if "offset" in name:
@@ -120,6 +125,7 @@ def one_step(rank: int, groups: ProcessGroups, case: dict[str, Any]) -> dict[str
     try:
         average.begin({"t0": [0], "t1": [1]})
         model.begin_micro_step(0, 1, 0, rank)
+        torch.manual_seed(rank)  # of stochastic depth
         losses = model.losses(f"t{rank}", image_of(rank))
         average.backward(sum(losses.values()) + model.finish_micro_step())
         result = average.finish()
@@ -163,8 +169,9 @@ def reference(case: dict[str, Any]) -> tuple[MultiTaskModel, dict[str, tuple[Ten
     else:
         ends = [model.backbone.layer_names.index(f"{names[-1]}.1") + 1 for names in wanted]
         outputs = lego_features(
-            model.backbone, gates, xs, wanted[0], MIXED["weighting"], stop_after=ends
-        )
+            model.backbone, gates, xs, wanted[0], MIXED["weighting"], stop_after=ends,
+            generators=[torch.Generator().manual_seed(rank) for rank in range(WORLD_SIZE)],
+        )  # fmt: skip
     losses = [
         model.heads[f"t{rank}"].weight * loss_of([{name: outputs[rank][name] for name in names}])
         for rank, names in enumerate(wanted)
@@ -220,7 +227,8 @@ def test_i1_and_i2_ranks_stay_equal_and_issue_the_same_collectives(ranks, name: 
         return
     norms = [norms_in_order(unit) for layer in model.backbone.layers[1:] for unit in layer.units]
     stem = 0 if "frozen" in name else 1  # in step: one position for the norms of all units
-    assert len(one["issued"]) == 2 * (stem + sum(map(len, norms)))
+    count = 2 * 8 if "stock" in name else sum(map(len, norms))
+    assert len(one["issued"]) == 2 * (stem + count)
 
 
 def test_units_of_other_kinds_that_no_rank_ran_keep_their_statistics(ranks) -> None:

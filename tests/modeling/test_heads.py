@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 from detectron2.layers import NaiveSyncBatchNorm, ShapeSpec
@@ -38,9 +39,11 @@ from torch import nn
 from gppf_d2.modeling.heads import (
     ClassificationHead,
     DepthHead,
+    NormalsHead,
     check_input_format,
     replace_sync_norms,
 )
+from gppf_d2.modeling.heads.image_batch import at_file_size
 from gppf_d2.modeling.multitask import MultiTaskModel
 from gppf_d2.modeling.view import SharedBackbone
 from tests.modeling.lego_models import tiny
@@ -149,6 +152,7 @@ def configs() -> dict:
         "retina": retina,
         "classes": L(ClassificationHead)(backbone=view, num_classes=CLASSES, **FORMAT),
         "depth": L(DepthHead)(backbone=view, depth_range=(0.5, 10.0), channels=CHANNELS, **FORMAT),
+        "normals": L(NormalsHead)(backbone=view, channels=CHANNELS, **FORMAT),
     }
 
 
@@ -169,6 +173,7 @@ def samples() -> list[dict]:
                 "height": 2 * height, "width": 2 * width, "instances": instances, "label": i,
                 "sem_seg": torch.randint(0, CLASSES, (height, width), generator=generator),
                 "depth": torch.rand(height, width, generator=generator) * 12,
+                "normals": F.normalize(torch.randn(3, height, width, generator=generator), dim=0),
             }
         )  # fmt: skip
     return made
@@ -219,14 +224,18 @@ def test_heads_infer_at_the_wanted_size(model, task):
         if task == "depth":
             assert result["depth"].shape == size
             assert result["depth"].min() >= 0.5 and result["depth"].max() <= 10
+        if task == "normals":
+            assert result["normals"].shape == (3, *size)
+            torch.testing.assert_close(result["normals"].norm(dim=0), torch.ones(size))
 
 
-@pytest.mark.parametrize("task", ["semantic", "depth", "classes"])
+@pytest.mark.parametrize("task", ["semantic", "depth", "normals", "classes"])
 def test_a_batch_with_nothing_to_learn_gives_zero_with_a_graph(model, task):
     made = samples()
     for sample in made:
         sample["sem_seg"] = torch.full_like(sample["sem_seg"], 255)
         sample["depth"] = torch.zeros_like(sample["depth"])
+        sample["normals"] = torch.zeros_like(sample["normals"])
         sample["label"] = -1
     model.zero_grad()
     model.begin_micro_step(0, 0, 0, 0)
@@ -301,6 +310,26 @@ def test_depth_losses_follow_their_formulas(model):
     head.loss_name = "l1"
     torch.testing.assert_close(head.loss(depth, truth), (depth - truth)[valid].abs().mean())
     head.loss_name = "silog"
+
+
+def test_the_loss_of_normals_is_one_minus_the_cosine_of_pixels_with_a_truth(model):
+    head = model.heads["normals"]
+    truth = torch.tensor([0.0, 0, 1]).view(1, 3, 1, 1).repeat(1, 1, 1, 4)
+    raw = torch.tensor([[0.0, 0, 5], [3, 0, 0], [0, 0, -2], [1, 1, 1]]).T.view(1, 3, 1, 4)
+    truth[..., 3] = 0  # no truth there
+    torch.testing.assert_close(head.loss(raw, truth), torch.tensor((0 + 1 + 2) / 3))
+    fresh = NormalsHead(backbone=head.backbone, channels=CHANNELS, **FORMAT)
+    assert fresh.predict.bias.tolist() == [0, 0, 1], "a new head faces the viewer"
+
+
+def test_a_window_places_the_prediction_in_the_file(model):
+    whole = torch.rand(3, 4, 6)
+    sample = {"height": 10, "width": 12, "window": (5, 3, 11, 7)}
+    placed = at_file_size(whole, sample)
+    assert placed.shape == (3, 10, 12) and torch.equal(placed[:, 3:7, 5:11], whole)
+    assert placed.count_nonzero() == whole.count_nonzero()
+    beyond = at_file_size(whole[0], {**sample, "window": (-2, -1, 4, 3)})
+    assert torch.equal(beyond[:3, :4], whole[0, 1:, 2:]) and beyond.shape == (10, 12)
 
 
 def test_arguments_that_cannot_be_are_refused():

@@ -26,6 +26,7 @@ def lego_features(
     names: Sequence[str],
     weighting: str = "nhw",
     stop_after: Sequence[int] | None = None,
+    generators: Sequence[torch.Generator] = (),
 ) -> list[dict[str, Tensor]]:
     """Features of each batch; gradients flow to units, gates and inputs.
 
@@ -36,6 +37,7 @@ def lego_features(
         names: of the features.
         weighting: "nhw" or "equal".
         stop_after: per batch the number of layers it runs; default all.
+        generators: per batch what stochastic depth draws from; none of it without them.
     """
     lasts = stop_after or [len(backbone.layer_names)] * len(xs)
     outputs: list[dict[str, Tensor]] = [{} for _ in xs]
@@ -44,7 +46,17 @@ def lego_features(
         mixed: list[Tensor | float] = [0.0] * len(xs)
         for k, unit in enumerate(layer.units):
             here = [v for v in range(len(xs)) if i < lasts[v] and k in gates[v][i].active]
-            for v, y in zip(here, _unit(unit, [xs[v] for v in here], weighting) if here else []):
+            if not here:
+                continue
+            kept: list[Tensor | float] = [1.0] * len(here)
+            if generators and i > 0 and backbone.drop_path_rates[i - 1]:
+                share = 1 - backbone.drop_path_rates[i - 1]
+                kept = [
+                    xs[v].new_empty(len(xs[v]), 1, 1, 1).bernoulli_(share, generator=generators[v])
+                    / share
+                    for v in here
+                ]
+            for v, y in zip(here, _unit(unit, [xs[v] for v in here], kept, weighting)):
                 gate = gates[v][i]
                 weight = gate.weights[gate.active.index(k)]
                 if gate.straight_through is not None:
@@ -58,12 +70,14 @@ def lego_features(
     return outputs
 
 
-def _unit(unit: nn.Module, xs: Sequence[Tensor], weighting: str) -> list[Tensor]:
+def _unit(
+    unit: nn.Module, xs: Sequence[Tensor], kept: Sequence[Tensor | float], weighting: str
+) -> list[Tensor]:
     if hasattr(unit, "depthwise"):
         hidden = [h.relu() for h in _conv_norm(unit.depthwise, xs, weighting)]
         hidden = _conv_norm(unit.pointwise, hidden, weighting)
         skips = xs if unit.shortcut is None else _conv_norm(unit.shortcut, xs, weighting)
-        return [(h + s).relu() for h, s in zip(hidden, skips)]
+        return [(h * m + s).relu() for h, m, s in zip(hidden, kept, skips)]
     if not hasattr(unit, "shortcut"):
         stem = _conv_norm(unit.conv1, xs, weighting)
         return [F.max_pool2d(h.relu(), 3, 2, 1) for h in stem]
@@ -72,7 +86,7 @@ def _unit(unit: nn.Module, xs: Sequence[Tensor], weighting: str) -> list[Tensor]
     if hasattr(unit, "conv3"):
         hidden = _conv_norm(unit.conv3, [h.relu() for h in hidden], weighting)
     skips = xs if unit.shortcut is None else _conv_norm(unit.shortcut, xs, weighting)
-    return [(h + s).relu() for h, s in zip(hidden, skips)]
+    return [(h * m + s).relu() for h, m, s in zip(hidden, kept, skips)]
 
 
 def _conv_norm(conv: nn.Module, xs: Sequence[Tensor], weighting: str) -> list[Tensor]:

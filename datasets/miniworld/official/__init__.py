@@ -3,9 +3,10 @@
 Every module of this folder except ``world`` is one dataset and has ``write(root, world)``, which
 writes the download's files under ``root`` in their official places and formats, ready for
 ``datasets/prepare_<module>.py`` (where there is one) and registered by the module of
-``gppf_d2.data.catalog`` of the same name. ``world`` is a ``world.World``: pictures with instance
-masks and class maps. A module may share a folder with another one (``lvis`` stands on ``coco``),
-never a file.
+``gppf_d2.data.catalog`` of the same name; those called ``uodb_<set>`` belong to
+``prepare_uodb.py`` and ``catalog.uodb``, and ``classification`` is ten sets. ``world`` is a
+``world.World``: pictures with instance masks and class maps. A module may share a folder with
+another one (``lvis`` stands on ``coco``), never a file.
 
 ``build`` writes all of them into a temporary folder, renames their top folders into place, and
 lists what it wrote, with sizes, in ``official_mini.json``: a real dataset under the same root is

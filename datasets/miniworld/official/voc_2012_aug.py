@@ -30,7 +30,13 @@ MEANING = {
     "ring": 2,  # bicycle
 }
 BORDER = 255
+YEARS = {"train": 2007, "val": 2008}
 OWN, SHARED, HELD_OUT = 6, 3, 2
+
+
+def image_name(split: str, index: int) -> str:
+    """Name of the image of a picture, without suffix."""
+    return f"{YEARS[split]}_{39 + 7 * index:06d}"
 
 
 def class_map(picture: Picture) -> np.ndarray:
@@ -84,9 +90,9 @@ def write(root: Path, world: World) -> None:
     """``VOC2012`` and ``benchmark_RELEASE/dataset``."""
     folder = formats.Folder(root)
     lists: dict[str, list[str]] = {"train": [], "val": [], "sbd": []}
-    for split, year in (("train", 2007), ("val", 2008)):
+    for split in ("train", "val"):
         for index, picture in enumerate(world.scenes("voc_2012", split)):
-            name = f"{year}_{39 + 7 * index:06d}"
+            name = image_name(split, index)
             folder.jpeg(f"VOC2012/JPEGImages/{name}.jpg", picture.pixels)
             if split == "val" or index < OWN:
                 _write_own(folder, name, picture)

@@ -33,12 +33,15 @@ class Picture:
 
     ``objects`` are ``miniworld.shot.Seen`` (``category`` in the order of
     ``miniworld.scene.CLASSES``, ``mask`` bool [H, W], ``box`` x0 y0 x1 y1, ``crowd``); ``semantic``
-    uint8 [H, W] holds indices into ``miniworld.scene.STUFF``, 255 for what has none.
+    uint8 [H, W] holds indices into ``miniworld.scene.STUFF``, 255 for what has none; ``depth``
+    [H, W] is in metres along the optical axis, 0 for the sky, ``focal`` in pixels.
     """
 
     pixels: np.ndarray
     objects: list[Seen]
     semantic: np.ndarray
+    depth: np.ndarray
+    focal: float
 
 
 class World:
@@ -114,5 +117,9 @@ def _view(shot: Shot, rng: np.random.Generator) -> Picture:
         box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
         objects.append(dataclasses.replace(seen, mask=mask, box=box))
     return Picture(
-        cut(shot.picture, cv2.INTER_AREA), objects, cut(shot.semantic, cv2.INTER_NEAREST)
+        cut(shot.picture, cv2.INTER_AREA),
+        objects,
+        cut(shot.semantic, cv2.INTER_NEAREST),
+        cut(shot.truth.depth, cv2.INTER_NEAREST),
+        shot.focal * size[0] / wide,
     )

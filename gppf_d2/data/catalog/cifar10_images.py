@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 
+from gppf_d2.data.class_folders import list_class_folders
 from gppf_d2.data.registration import register_dataset
 
 CLASSES = (
@@ -26,7 +27,7 @@ CLASSES = (
 
 
 def load(root: str, split: str) -> list[dict]:
-    """List the images of one split, class by class in sorted order.
+    """List the images of one split, class by class.
 
     Args:
         root: folder that holds ``cifar10_images``.
@@ -39,21 +40,10 @@ def load(root: str, split: str) -> list[dict]:
         ValueError: the class folders are not the ten of CIFAR-10.
     """
     folder = os.path.join(root, "cifar10_images", split)
-    found = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
-    if found != CLASSES:
-        raise ValueError(
-            f"'{folder}' holds the class folders {list(found)}, expected {list(CLASSES)}; "
-            "restore the original folders"
-        )
-    files = [
-        (label, os.path.join(folder, name, file))
-        for label, name in enumerate(CLASSES)
-        for file in sorted(os.listdir(os.path.join(folder, name)))
-        if file.endswith(".jpg")
-    ]
+    files = list_class_folders(folder, CLASSES, ".jpg", "restore the original folders")
     return [
         {"file_name": path, "height": 32, "width": 32, "image_id": index, "label": label}
-        for index, (label, path) in enumerate(files)
+        for index, (path, label) in enumerate(files)
     ]
 
 

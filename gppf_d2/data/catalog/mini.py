@@ -1,4 +1,4 @@
-"""The miniature world: five small rendered datasets in the layouts of the real ones.
+"""The miniature world: small rendered datasets in the layouts of the real ones.
 
 ``python datasets/make_mini.py`` renders ``mini/`` into the folder of the datasets:
 
@@ -6,6 +6,7 @@
     mini_scenes_{train,val}    mini/coco                 boxes and masks, COCO JSON
     mini_parsing_{train,val}   mini/ADEChallengeData2016 semantic, 11 classes, 255 is ignored
     mini_depth_{train,val}     mini/kitti                depth, metres x 256, 0 is invalid
+    mini_normals_{train,val}   mini/kitti                surface normals of the same pictures
     mini_voc_{train,val}       mini/VOC2012              boxes, VOC XML, drawings and aerial views
 
 Class lists stand here, so that a configuration can be built where no file is. Boxes that VOC marks
@@ -22,6 +23,8 @@ from detectron2.data.datasets import load_sem_seg
 from detectron2.data.datasets.pascal_voc import load_voc_instances
 from PIL import Image
 
+from gppf_d2.data.catalog.kitti_depth import load_list
+from gppf_d2.data.class_folders import list_class_folders
 from gppf_d2.data.registration import register_coco_json, register_dataset
 
 CLASSES = ("ball", "cone", "crate", "drum", "gem", "house", "mushroom", "ring")
@@ -32,7 +35,6 @@ COLORS = [
 ]  # fmt: skip
 STUFF_COLORS = [(110, 150, 80), (150, 200, 240), (190, 180, 170), *COLORS]
 DEPTH_RANGE = (0.5, 20.0)
-DEPTH_SCALE = 256.0
 
 
 def _sized(record: dict[str, Any]) -> dict[str, Any]:
@@ -48,22 +50,15 @@ def load_objects(folder: str, split: str) -> list[dict]:
     Raises:
         ValueError: the class folders are not those of the miniature world.
     """
-    root = os.path.join(folder, "imagenet", split)
-    found = tuple(sorted(entry.name for entry in os.scandir(root) if entry.is_dir()))
-    if found != CLASSES:
-        raise ValueError(
-            f"'{root}' holds the class folders {list(found)}, expected {list(CLASSES)}; "
-            "make the miniature world anew with datasets/make_mini.py"
-        )
-    files = [
-        (label, os.path.join(root, name, file))
-        for label, name in enumerate(CLASSES)
-        for file in sorted(os.listdir(os.path.join(root, name)))
-        if file.endswith(".JPEG")
-    ]
+    files = list_class_folders(
+        os.path.join(folder, "imagenet", split),
+        CLASSES,
+        ".JPEG",
+        "make the miniature world anew with datasets/make_mini.py",
+    )
     return [
         _sized({"file_name": path, "image_id": index, "label": label})
-        for index, (label, path) in enumerate(files)
+        for index, (path, label) in enumerate(files)
     ]
 
 
@@ -78,37 +73,21 @@ def load_parsing(folder: str, split: str) -> list[dict]:
 
 
 def load_depth(folder: str, split: str) -> list[dict]:
-    """Records of the Eigen-style list ``kitti/splits/eigen_<split>_files_with_gt.txt``.
-
-    A line names an image under ``kitti/raw``, a depth map under ``kitti/<split>`` and the focal
-    length in pixels ("focal_length" of the record).
-
-    Raises:
-        ValueError: a line does not have these three entries.
-    """
+    """Records of the Eigen-style list ``kitti/splits/eigen_<split>_files_with_gt.txt``, whose
+    images lie under ``kitti/raw`` and depth maps under ``kitti/<split>``."""
     root = os.path.join(folder, "kitti")
     list_file = os.path.join(root, "splits", f"eigen_{split}_files_with_gt.txt")
-    with open(list_file) as file:
-        lines = file.read().splitlines()
+    records = load_list(list_file, os.path.join(root, "raw"), os.path.join(root, split))
+    return [_sized(record) for record in records]
+
+
+def load_normals(folder: str, split: str) -> list[dict]:
+    """Records of `load_depth` with the file of normals that lies beside each depth map."""
     records = []
-    for index, line in enumerate(lines):
-        entries = line.split()
-        if len(entries) != 3:
-            raise ValueError(
-                f"line {index + 1} of '{list_file}' is {line!r}, expected an image, a depth map "
-                "and a focal length; make the miniature world anew with datasets/make_mini.py"
-            )
-        records.append(
-            _sized(
-                {
-                    "file_name": os.path.join(root, "raw", entries[0]),
-                    "image_id": index,
-                    "depth_file_name": os.path.join(root, split, entries[1]),
-                    "depth_scale": DEPTH_SCALE,
-                    "focal_length": float(entries[2]),
-                }
-            )
-        )
+    for record in load_depth(folder, split):
+        drive, _, frame = record["depth_file_name"].rpartition("/proj_depth/groundtruth/")
+        kept = {key: record[key] for key in ("file_name", "image_id", "height", "width")}
+        records.append({**kept, "normals_file_name": f"{drive}/normals/{frame}"})
     return records
 
 
@@ -118,7 +97,7 @@ def load_voc(folder: str, split: str) -> list[dict]:
 
 
 def register(root: str) -> None:
-    """Register the ten datasets; ``root`` is the folder that holds ``mini``."""
+    """Register the datasets; ``root`` is the folder that holds ``mini``."""
     root = os.path.abspath(root)
     things = {"thing_classes": list(CLASSES), "thing_colors": COLORS, "evaluator_type": "coco"}
     objects = {"classes": list(CLASSES), "evaluator_type": "classification"}
@@ -136,6 +115,7 @@ def register(root: str) -> None:
             ("objects", load_objects, objects),
             ("parsing", load_parsing, parsing),
             ("depth", load_depth, depth),
+            ("normals", load_normals, {"evaluator_type": "normals"}),
             ("voc", load_voc, things),
         ):
             read = functools.partial(load, folder, split)

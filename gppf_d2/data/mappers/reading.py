@@ -74,7 +74,8 @@ def read_image(record: dict, image_format: str) -> np.ndarray:
 
 
 def load_image(record: dict) -> Image.Image:
-    """Read the image of a record; grey, palette and RGBA files become three channels.
+    """Read the image of a record; grey, palette and RGBA files become three channels of 8 bits, and
+    of files with 16 bits the upper 8 are kept.
 
     Args:
         record: with "file_name", optionally "tar_file" and "tar_offset" (in bytes), and "height"
@@ -96,6 +97,8 @@ def load_image(record: dict) -> Image.Image:
     # of an array, the check looks at the shape alone
     detection_utils.check_image_size(record, np.empty((image.height, image.width, 0)))
     with readable(record["file_name"]):
+        if image.mode.startswith("I;16"):  # PIL itself would make everything above 255 white
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -1,11 +1,18 @@
-"""From samples to the one normalised batch that a head of our own hands to its backbone."""
+"""From samples to the one normalised batch that a head of our own hands to its backbone, and from a
+map of the image to one of its file.
+
+Where an evaluation mapper cropped, the sample's "window" says which part of the file the image is
+(see `gppf_d2.data.mappers.measurements`); a map of the file is 0 outside of it.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.modeling import Backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
@@ -18,7 +25,12 @@ class ImageHead(nn.Module):
         backbone: a Detectron2 Backbone, usually a SharedBackbone.
         pixel_mean: per channel, of images in [0, 255].
         pixel_std: per channel.
+
+    Attributes:
+        size_divisibility: sides of a batch are multiples of it, and of the backbone's own.
     """
+
+    size_divisibility = 1
 
     def __init__(
         self, backbone: Backbone, pixel_mean: Sequence[float], pixel_std: Sequence[float]
@@ -40,6 +52,18 @@ class ImageHead(nn.Module):
             raise ValueError(f"in_feature={name!r}: the backbone gives {', '.join(shapes)}.")
         return chosen, shapes[chosen].channels
 
+    def choose_features(self, names: Sequence[str] | None) -> list[str]:
+        """Features of the backbone, all for None, finest first.
+
+        Raises:
+            ValueError: the backbone does not give them.
+        """
+        shapes = self.backbone.output_shape()
+        chosen = list(names or shapes)
+        if not set(chosen) <= set(shapes):
+            raise ValueError(f"in_features={chosen}: the backbone gives {', '.join(shapes)}.")
+        return sorted(chosen, key=lambda name: shapes[name].stride)
+
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
@@ -48,16 +72,39 @@ class ImageHead(nn.Module):
         """Normalise images [3, H_i, W_i] and pad them at the right and bottom to one size."""
         images = [sample["image"].to(self.device, non_blocking=True) for sample in samples]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
-        return ImageList.from_tensors(
-            images,
-            self.backbone.size_divisibility,
-            padding_constraints=self.backbone.padding_constraints,
-        )
+        constraints = dict(self.backbone.padding_constraints)
+        side = constraints.pop("size_divisibility", self.backbone.size_divisibility)
+        side = math.lcm(max(side, 1), self.size_divisibility)
+        return ImageList.from_tensors(images, side, padding_constraints=constraints)
 
     def stack_maps(self, maps: Sequence[Tensor], images: ImageList) -> Tensor:
-        """Pad maps [H_i, W_i] with zeros to the size of the batch: [B, H, W]."""
+        """Pad maps [..., H_i, W_i] with zeros to the size of the batch: [B, ..., H, W]."""
         height, width = images.tensor.shape[-2:]
-        padded = images.tensor.new_zeros(len(maps), height, width)
+        padded = images.tensor.new_zeros(len(maps), *maps[0].shape[:-2], height, width)
         for row, one in zip(padded, maps):
-            row[: one.shape[0], : one.shape[1]] = one.to(row)
+            row[..., : one.shape[-2], : one.shape[-1]] = one.to(row)
         return padded
+
+
+def at_file_size(maps: Tensor, sample: Mapping[str, Any]) -> Tensor:
+    """A prediction brought to the size of the file, into the sample's "window" where there is one.
+
+    Args:
+        maps: [H', W'] or [C, H', W'].
+        sample: "height" and "width" are the size of the file; without them that of ``maps``.
+
+    Returns:
+        [height, width] or [C, height, width], bilinear, 0 outside of the window.
+    """
+    rows, columns = maps.shape[-2:]
+    height, width = sample.get("height", rows), sample.get("width", columns)
+    x0, y0, x1, y1 = sample.get("window", (0, 0, width, height))
+    part = F.interpolate(
+        maps.reshape(1, -1, rows, columns), (y1 - y0, x1 - x0), mode="bilinear", align_corners=False
+    )
+    part = part.reshape(*maps.shape[:-2], y1 - y0, x1 - x0)
+    whole = part.new_zeros(*maps.shape[:-2], height, width)
+    top, left = max(y0, 0), max(x0, 0)
+    inside = part[..., top - y0 : height - y0, left - x0 : width - x0]
+    whole[..., top : top + inside.shape[-2], left : left + inside.shape[-1]] = inside
+    return whole

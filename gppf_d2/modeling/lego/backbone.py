@@ -20,6 +20,7 @@ from torch import Tensor
 from gppf_d2.modeling.lego.controller import Gate
 from gppf_d2.modeling.lego.layer import LegoLayer
 from gppf_d2.modeling.lego.recompute import recomputed
+from gppf_d2.modeling.lego.stochastic_depth import keep_all_branches
 
 
 class LegoBackbone(Backbone):
@@ -99,8 +100,8 @@ class LegoBackbone(Backbone):
         """Stop training the units of the first ``stages`` stages, the stem being the first.
 
         What units share (a Swin's norms of features) and the gates go on training. Residual blocks
-        also turn their BatchNorm into FrozenBatchNorm, as Detectron2's do, and Swin blocks keep all
-        their paths.
+        also turn their BatchNorm into FrozenBatchNorm, as Detectron2's do; no frozen unit has
+        stochastic depth.
 
         Raises:
             ValueError: fewer than 0 or more than there are.
@@ -116,6 +117,7 @@ class LegoBackbone(Backbone):
             for unit in (u for name in layers for u in self.get_submodule(name).units):
                 if hasattr(unit, "freeze"):
                     unit.freeze()
+                keep_all_branches(unit)
                 unit.requires_grad_(False)
 
     def forward(
@@ -170,5 +172,5 @@ class LegoBackbone(Backbone):
         return recomputed(
             lambda: layer(xs, gate, token, recompute=False),
             layer,
-            preserve_rng_state=layer.mixing == "plain",
+            preserve_rng_state=layer.is_random,
         )

@@ -10,7 +10,7 @@ The same function as  y = sum_k u_k unit_k(x)  at less cost:
 - the gate is folded into the affine of the last norm: u relu(z) = relu(u z), through the stem's
   max-pool too, and an identity shortcut contributes u_k x;
 - what follows the last convolutions is recomputed in backward from their outputs: gated branches
-  are not kept.
+  are not kept. Stochastic depth is drawn before, and the same in both.
 
 With one active unit of weight 1 the operations are those of the stock block, in its order.
 """
@@ -42,12 +42,16 @@ _POSITIONS: dict[type, tuple[tuple[str, ...], ...]] = {
 
 
 def supports(units: Sequence[nn.Module]) -> bool:
-    """Whether units can advance in step: one stock type, norms all synchronised or none."""
+    """Whether units can advance in step: one stock type, norms all synchronised or none, and
+    synchronised ones that share a collective in one mode."""
     kinds = {type(unit) for unit in units}
     if len(kinds) != 1 or not kinds <= set(_POSITIONS):
         return False
-    norms = [norm for position in norm_positions(units) for norm in position]
-    return len({isinstance(norm, CrossTaskSyncBN) for norm in norms}) == 1
+    positions = norm_positions(units)
+    synchronised = {isinstance(norm, CrossTaskSyncBN) for norms in positions for norm in norms}
+    if synchronised != {True}:
+        return synchronised == {False}
+    return all(len({norm.training for norm in norms}) == 1 for norms in positions)
 
 
 def norm_positions(units: Sequence[nn.Module]) -> list[list[nn.Module | None]]:
@@ -89,10 +93,12 @@ def run(
         convs = _parts(units, name)
         hidden, token = _normalise(_norms(convs), _convolve(convs, hidden), None, token)
         hidden = _relu_(hidden)
-    hidden = _convolve(_parts(units, last), hidden)
+    lasts = _parts(units, last)
+    hidden = _convolve(lasts, hidden)
     here = [xs if k in gate.active else None for k in range(len(units))]
     skips = _convolve(_parts(units, "shortcut"), here)
-    end = partial(_block_end, units, _norms(_parts(units, last)), xs, hidden, skips, gate, token)
+    kept = _draw_kept(lasts, hidden)
+    end = partial(_block_end, units, _norms(lasts), xs, hidden, skips, kept, gate, token)
     if recompute and gate.only is None and torch.is_grad_enabled():
         return recomputed(end, units, preserve_rng_state=False)
     return end()
@@ -123,6 +129,7 @@ def _block_end(
     xs: Batches,
     hidden: Branches,
     skips: Branches,
+    kept: Branches,
     gate: Gate,
     token: Tensor | None,
 ) -> tuple[Batches, Tensor | None]:
@@ -134,6 +141,9 @@ def _block_end(
         hidden, skips = outputs[:count], outputs[count:]
     else:
         hidden, token = _normalise(norms, hidden, weights, token)
+    for branches, factors in zip(hidden, kept):
+        for z, factor in zip(branches or (), factors or ()):
+            z.mul_(factor)
     ys = []
     for i, x in enumerate(xs):
         branches = [hidden[k][i] for k in gate.active]
@@ -145,6 +155,16 @@ def _block_end(
         else:
             ys.append(add_skip_and_mix(x, branches, gate.weights))
     return ys, token
+
+
+def _draw_kept(convs: Sequence[nn.Module], branches: Branches) -> Branches:
+    """What stochastic depth multiplies each sample of a branch with, [B, 1, 1, 1]; None for 1."""
+    kept: Branches = []
+    for conv, xs in zip(convs, branches):
+        drop = conv.activation
+        draws = xs is not None and drop is not None and drop.training and drop.p > 0
+        kept.append([drop(x.new_ones(len(x), 1, 1, 1)) for x in xs] if draws else None)
+    return kept
 
 
 def _first_position(

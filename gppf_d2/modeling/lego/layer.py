@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from gppf_d2.modeling.lego import chain, in_step
 from gppf_d2.modeling.lego.controller import Gate
 from gppf_d2.modeling.lego.mixing import straight_through
+from gppf_d2.modeling.lego.stochastic_depth import draws
 
 FORMS = ("in_step", "plain")
 
@@ -44,7 +45,13 @@ class LegoLayer(nn.Module):
         if mixing not in FORMS:
             raise ValueError(f"Unknown mixing {mixing!r}; choose one of {', '.join(FORMS)}.")
         self.units = nn.ModuleList(units)
-        self.mixing = mixing if in_step.supports(units) else "plain"
+        self.mixing = mixing
+        self.choose_form()
+
+    def choose_form(self) -> None:
+        """Fall back to the plain form where the units cannot advance in step (any more)."""
+        if not in_step.supports(self.units):
+            self.mixing = "plain"
 
     def forward(
         self, xs: list[Tensor], gate: Gate, token: Tensor | None = None, recompute: bool = True
@@ -74,6 +81,11 @@ class LegoLayer(nn.Module):
         if gate.straight_through is not None and torch.is_grad_enabled():
             ys = [straight_through(y, gate.straight_through) for y in ys]
         return ys, token
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a training call may draw random numbers; what plain units do is not known."""
+        return self.mixing == "plain" or draws(self)
 
     def join(self, token: Tensor | None) -> Tensor | None:
         """Take part in this layer's collectives with count 0.

@@ -33,8 +33,11 @@ def recomputed(function: Callable[[], Any], module: nn.Module, preserve_rng_stat
         recording, replaying = statistics_contexts()
         return recording, _again(replaying, module)
 
+    # Without an argument on it, a device's generator would not be kept for the recomputation.
+    where = [parameter.detach() for parameter in module.parameters()][:1]
     return checkpoint(
-        function,
+        lambda *_: function(),
+        *where,
         use_reentrant=False,
         preserve_rng_state=preserve_rng_state,
         context_fn=contexts,

@@ -18,6 +18,7 @@ from torch import nn
 from gppf_d2.distributed.sync_bn import CrossTaskSyncBN
 from gppf_d2.modeling.lego.backbone import LegoBackbone
 from gppf_d2.modeling.lego.layer import LegoLayer
+from gppf_d2.modeling.lego.stochastic_depth import drop_branch, linear_rates
 from gppf_d2.modeling.lego.units import DepthwiseBlock, unit_kinds
 
 BLOCKS = {
@@ -52,6 +53,8 @@ class LegoResNet(LegoBackbone):
         weighting: of CrossTaskSyncBN: "equal", "n" or "nhw".
         momentum: of the running statistics.
         eps: added to variances.
+        drop_path_rate: stochastic depth, 0 in the first residual block to this value in the last,
+            linear.
         freeze_at: number of parts at the beginning that do not train, as in Detectron2: 1 the stem,
             2 also res2, ...; their BatchNorm becomes FrozenBatchNorm.
         checkpoint: recompute each layer in backward (activation checkpointing).
@@ -59,9 +62,11 @@ class LegoResNet(LegoBackbone):
 
     Attributes:
         units: the kind of each candidate unit.
+        drop_path_rates: of the residual layers, in order.
 
     Raises:
-        ValueError: unknown depth, norm or kind of unit, or num_units < 1.
+        ValueError: unknown depth, norm or kind of unit, num_units < 1, or a drop_path_rate that is
+            no probability below 1.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class LegoResNet(LegoBackbone):
         weighting: str = "equal",
         momentum: float = 0.1,
         eps: float = 1e-5,
+        drop_path_rate: float = 0.0,
         freeze_at: int = 0,
         checkpoint: bool = False,
         mixing: str = "in_step",
@@ -120,6 +126,10 @@ class LegoResNet(LegoBackbone):
             channels = layers[0].units[0].out_channels
             features[stage] = (names[-1], ShapeSpec(channels=channels, stride=stride))
         self.set_layers(names, features)
+        self.drop_path_rates = linear_rates(drop_path_rate, len(names) - 1)
+        for layer, rate in zip(self.layers[1:], self.drop_path_rates):
+            for unit in layer.units:
+                drop_branch(unit, rate)
         self.freeze(freeze_at)
 
     def build_plain(self, norm: Norm = "BN", out_features: Sequence[str] | None = None) -> ResNet:

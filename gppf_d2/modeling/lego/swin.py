@@ -31,10 +31,10 @@ from detectron2.modeling.backbone.swin import (
     window_partition,
 )
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from gppf_d2.modeling.lego.backbone import LegoBackbone
 from gppf_d2.modeling.lego.layer import LegoLayer
+from gppf_d2.modeling.lego.stochastic_depth import linear_rates, stochastic_depth
 
 SIZES: dict[str, dict[str, int | tuple[int, ...]]] = {
     "T": {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
@@ -97,8 +97,7 @@ class LegoSwin(LegoBackbone):
             "pretrain_img_size": pretrain_img_size,
             "in_chans": in_channels,
         }
-        last = max(sum(depths) - 1, 1)
-        self.drop_path_rates = [drop_path_rate * i / last for i in range(sum(depths))]
+        self.drop_path_rates = linear_rates(drop_path_rate, sum(depths))
         rates = iter(self.drop_path_rates)
 
         side = pretrain_img_size // PATCH if ape else None
@@ -204,10 +203,6 @@ class SwinUnit(SwinTransformerBlock):
         self.drop_path = stochastic_depth(drop_path)
         self.downsample = PatchMerging(dim // 2) if merges else None
 
-    def freeze(self) -> None:
-        """No stochastic depth: what does not train computes what it computes in evaluation."""
-        self.drop_path = nn.Identity()
-
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to the same, merging [B, C/2, 2H, 2W] to [B, C, H, W]; sides round up."""
         height, width = x.shape[-2:]
@@ -225,11 +220,6 @@ class SwinUnit(SwinTransformerBlock):
         self.H, self.W = height, width
         tokens = super().forward(tokens, mask)
         return tokens.transpose(1, 2).unflatten(2, (height, width))
-
-
-def stochastic_depth(rate: float) -> nn.Module:
-    """Skips a residual branch per sample with probability ``rate``, from torch's own generator."""
-    return StochasticDepth(rate, "row") if rate > 0 else nn.Identity()
 
 
 @lru_cache(maxsize=8)  # the stages of two image sizes

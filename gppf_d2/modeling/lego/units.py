@@ -58,7 +58,8 @@ class DeformableConv(Conv2d):
                 stride=self.stride, padding=self.padding, dilation=self.dilation,
             )  # fmt: skip
         y = y.to(x.dtype)
-        return y if self.norm is None else self.norm(y)
+        y = y if self.norm is None else self.norm(y)
+        return y if self.activation is None else self.activation(y)
 
 
 class DeformableBottleneck(BottleneckBlock):

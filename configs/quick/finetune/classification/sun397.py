@@ -1,0 +1,25 @@
+r"""Tiny twin of configs/finetune/classification/sun397.py, for the miniature datasets.
+
+Hardware: 2 CPU cores, 2 processes, half a minute. Data: datasets/README.md, "Miniatures".
+Starts from a run of configs/quick/pretrain/gppf_r50.py. Expected: it runs; numbers of a miniature
+mean nothing.
+    python train_net.py --config-file configs/quick/finetune/classification/sun397.py \
+        --num-processes 2 --data-root DIR
+"""
+
+from ....common.toy import shrink_finetune
+from ....finetune.classification.sun397 import (
+    backbone,
+    gates,
+    input,
+    lr_multiplier,
+    optimizer,
+    paper,
+    schedule,
+    sweep,
+    tasks,
+    train,
+)
+
+shrink_finetune(backbone, tasks, train)
+train.output_dir = "output/quick/finetune/classification/sun397"

@@ -1,0 +1,24 @@
+r"""Tiny twin of configs/finetune/imagenet_1k_scratch.py, for the miniature datasets.
+
+Hardware: 2 CPU cores, 2 processes, half a minute. Data: datasets/README.md, "Miniatures".
+Starts from scratch. Expected: it runs; numbers of a miniature mean nothing.
+    python train_net.py --config-file configs/quick/finetune/imagenet_1k_scratch.py \
+        --num-processes 2 --data-root DIR
+"""
+
+from ...common.toy import shrink_finetune
+from ...finetune.imagenet_1k_scratch import (
+    backbone,
+    gates,
+    input,
+    lr_multiplier,
+    optimizer,
+    paper,
+    schedule,
+    tasks,
+    train,
+)
+
+shrink_finetune(backbone, tasks, train)
+train.init_checkpoint = ""
+train.output_dir = "output/quick/finetune/imagenet_1k_scratch"

@@ -1,0 +1,151 @@
+"""One table of many runs: a column per config, our rows first, the paper's rows beside them.
+
+A suite's folder holds ``<row>/<column>/``, each the output folder of one run. A config may say what
+the paper has, in the units of the metric:
+
+    paper = dict(table="Table 5", metric="voc/AP50", rows={"GPPF-R50(Objects365)": 73.6, ...})
+
+The metric is a key of ``results.json``. Where a config has no ``paper``, the metric that stands for
+its task is taken. A row has a mean where it has a value in every column.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from gppf_d2.analysis.results import headline
+
+RECORD = "suite.json"  # of one run, written by gppf_d2.tools.suite: its settings and exit status
+
+
+@dataclass(frozen=True)
+class Column:
+    """One config of a suite.
+
+    Args:
+        name: heading of the column and name of the folders of its runs.
+        metric: key in results.json; "" takes the one that stands for the task.
+        table: where the paper has its numbers, as "Table 5".
+        rows: name of a row of the paper -> value; None where the paper has none.
+    """
+
+    name: str
+    metric: str = ""
+    table: str = ""
+    rows: Mapping[str, float | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, paper: Mapping[str, Any] | None) -> Column:
+        """From the ``paper`` of a config.
+
+        Raises:
+            ValueError: something that ``paper`` does not have.
+        """
+        paper = dict(paper or {})
+        unknown = sorted(set(paper) - {"table", "metric", "rows"})
+        if unknown:
+            raise ValueError(
+                f"paper of {name!r} has {unknown[0]!r}; it takes 'table', 'metric' and 'rows'."
+            )
+        return cls(name, **paper)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run is trained and evaluated: a suite says so, or its files look like it."""
+    if not (folder / "results.json").is_file():
+        return False
+    record = read_record(folder)
+    return record["status"] == 0 if record else (folder / "model_final.pth").is_file()
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What a suite wrote down of one of its runs; None of a run that no suite started."""
+    try:
+        return json.loads((folder / RECORD).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def measured(folder: Path, metric: str) -> tuple[str, float | None]:
+    """Name and value of a finished run's metric; None where it has none, or one that is no number.
+
+    Args:
+        folder: of the run.
+        metric: key in results.json; "" takes the one that stands for the task.
+    """
+    if not is_finished(folder):
+        return metric, None
+    for metrics in json.loads((folder / "results.json").read_text()).values():
+        name = metric or headline(metrics)
+        if name in metrics:
+            return name, metrics[name]
+    return metric, None
+
+
+def build_table(folder: Path, columns: Sequence[Column], rows: Sequence[str]) -> dict[str, Any]:
+    """Read all runs of a suite.
+
+    Args:
+        folder: of the suite.
+        columns: of the table.
+        rows: our rows that come first; others that are in the folder follow by name.
+
+    Returns:
+        {"columns": [{"name", "metric"}], "rows": [{"name", "table", "values", "mean"}]}: "table" is
+        "" for our rows, a value or a mean is None where it is not known.
+    """
+    there = {
+        path.parent.parent.name
+        for column in columns
+        for path in folder.glob(f"*/{column.name}/*.json")
+    }
+    metrics = {column.name: column.metric for column in columns}
+    lines = []
+    for row in [*rows, *sorted(there - set(rows))]:
+        values = {}
+        for column in columns:
+            name, values[column.name] = measured(folder / row / column.name, column.metric)
+            metrics[column.name] = name or metrics[column.name]
+        lines.append(_line(row, "", values))
+    sources = {(row, column.table): None for column in columns for row in column.rows}
+    for row, table in sources:
+        values = {c.name: c.rows.get(row) if c.table == table else None for c in columns}
+        lines.append(_line(row, table, values))
+    named = [{"name": column.name, "metric": metrics[column.name]} for column in columns]
+    return {"columns": named, "rows": lines}
+
+
+def _line(name: str, table: str, values: dict[str, float | None]) -> dict[str, Any]:
+    known = [value for value in values.values() if value is not None]
+    mean = fmean(known) if len(known) == len(values) else None
+    return {"name": name, "table": table, "values": values, "mean": mean}
+
+
+def to_markdown(table: Mapping[str, Any]) -> str:
+    """The table for readers; ours in bold, a dash for what is not known."""
+    names = [column["name"] for column in table["columns"]]
+    several = len(names) > 1
+    header = ["", *names, *(["mean"] if several else [])]
+    lines = [header, ["---", *(["---:"] * (len(header) - 1))]]
+    for row in table["rows"]:
+        name = f"{row['name']}, {row['table']}" if row["table"] else f"**{row['name']}**"
+        values = [row["values"][column] for column in names] + [row["mean"]] * several
+        lines.append([name, *map(_number, values)])
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    metrics = {column["metric"] for column in table["columns"]}
+    if len(metrics) == 1:
+        return f"{text}\nMetric: {metrics.pop() or 'not known yet'}.\n"
+    of_column = (f"{c['name']} {c['metric'] or 'not known yet'}" for c in table["columns"])
+    return f"{text}\nMetrics: {', '.join(of_column)}.\n"
+
+
+def _number(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:.1f}" if abs(value) >= 1 or value == 0 else f"{value:.3f}"
