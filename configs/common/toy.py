@@ -86,6 +86,8 @@ def _detector(task):
         predictor.input_shape = ShapeSpec(channels=CHANNELS)
         # hardly trained, every box would pass as every class
         predictor.test_score_thresh = max(predictor.test_score_thresh, 0.01)
+        # the mask head predicts every class for every box: 300 of LVIS' would take gigabytes
+        predictor.test_topk_per_image = min(predictor.test_topk_per_image, 50)
     if "mask_head" in roi:
         roi.mask_head.input_shape = ShapeSpec(channels=CHANNELS, width=14, height=14)
         roi.mask_head.conv_dims = [CHANNELS] * len(roi.mask_head.conv_dims)

@@ -122,7 +122,7 @@ def read_checkpoint(path: str | os.PathLike, mmap: bool = False) -> dict[str, An
     if not os.path.isfile(path):
         raise UserError(f"There is no checkpoint {str(path)!r}.")
     try:
-        mmap = mmap and zipfile.is_zipfile(path)  # others are ours in no case, and read to say so
+        mmap = mmap and zipfile.is_zipfile(path)  # no other file can be mapped
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -130,7 +130,7 @@ def read_checkpoint(path: str | os.PathLike, mmap: bool = False) -> dict[str, An
     if not isinstance(state, dict) or "model" not in state or "format" not in state:
         raise UserError(
             f"{str(path)!r} is not a gppf_d2 checkpoint (no 'model' and 'format' in it); "
-            "plain backbone weights go into train.init_checkpoint."
+            "plain backbone weights go into train.init_checkpoint with train.init_route empty."
         )
     return state
 

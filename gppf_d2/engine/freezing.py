@@ -25,6 +25,7 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from gppf_d2.distributed.consensus import agree, any_rank
+from gppf_d2.engine.errors import UserError
 from gppf_d2.modeling.lego.recompute import training_mode
 from gppf_d2.modeling.multitask import MultiTaskModel
 
@@ -66,6 +67,21 @@ class FreezeReport:
             f"{sum(self.weights):,} numbers: {', '.join(modules[:_SHOWN])}{more}\n"
             f"{len(self.held)} norms and dropouts of frozen modules stay in evaluation mode"
         )
+
+
+def read_patterns(value: object) -> list[str]:
+    """``train.trainable`` as a list of patterns.
+
+    Raises:
+        UserError: neither a pattern nor a list of them.
+    """
+    patterns = [value] if isinstance(value, str) else value
+    if not isinstance(patterns, Sequence) or not all(isinstance(p, str) for p in patterns):
+        raise UserError(
+            f"train.trainable is {value!r}; give a list of patterns of names of parameters, such "
+            "as [heads.*], or [] to train all."
+        )
+    return list(patterns)
 
 
 def freeze(

@@ -159,9 +159,10 @@ def _watch(processes: list) -> int:
             for process in [p for p in open_ if p.exitcode is not None]:
                 open_.remove(process)
                 if process.exitcode < 0:
+                    memory = " (usually: out of memory)" if process.exitcode == -9 else ""
                     print(
                         f"error: {process.name} (pid {process.pid}) died of signal "
-                        f"{-process.exitcode}; ending the other ranks.",
+                        f"{-process.exitcode}{memory}; ending the other ranks.",
                         file=sys.stderr,
                         flush=True,
                     )

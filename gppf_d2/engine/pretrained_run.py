@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gppf_d2.engine.checkpoint import read_checkpoint
 from gppf_d2.engine.errors import UserError
-from gppf_d2.modeling.lego.controller import check_route
+from gppf_d2.modeling.lego.controller import check_route, undecided_layers
 from gppf_d2.modeling.lego.route import layer_order, read_route_file
 
 DYNAMIC = "dynamic"  # instead of a route: all units
@@ -92,6 +92,11 @@ class PretrainedRun:
             return self.state[f"controllers.{choice}"].argmax(1).tolist()
         path, colon, task = choice.rpartition(":")
         path, task = (path, task) if colon and Path(path).is_file() else (choice, None)
+        if not Path(path).is_file() and (path.endswith(".json") or "/" in path):
+            raise UserError(
+                f"train.init_route: there is no route file {choice!r}; a dynamic run writes one, "
+                "routes.json, into its output folder."
+            )
         if not Path(path).is_file():
             raise UserError(
                 f"train.init_route is {choice!r}, which is neither a task of {self.path!r} (it has "
@@ -102,6 +107,17 @@ class PretrainedRun:
             return check_route(units, len(self.layers), self.num_units)
         except ValueError as error:
             raise UserError(f"train.init_route: {error}") from None
+
+    def doubt(self, task: str) -> str:
+        """A sentence about the layers in which a task's route is not decided, "" where it is."""
+        shares = self.state[f"controllers.{task}"].double().softmax(1)
+        layers = [self.layers[index] for index in undecided_layers(shares)]
+        if not layers:
+            return ""
+        return (
+            f"The route of {task} is UNDECIDED in {len(layers)} of {len(self.layers)} layers "
+            f"({', '.join(layers)}): its choice there is arbitrary."
+        )
 
     def backbone(self, route: Sequence[int] | None) -> dict[str, Tensor]:
         """The backbone's tensors for a model of one unit a layer, or, without a route, of N."""

@@ -56,7 +56,7 @@ from gppf_d2.engine.errors import (
     show_traceback,
 )
 from gppf_d2.engine.evaluate import Results, evaluate_tasks
-from gppf_d2.engine.freezing import freeze
+from gppf_d2.engine.freezing import freeze, read_patterns
 from gppf_d2.engine.metrics import TaskMetrics
 from gppf_d2.engine.preflight import compare_ranks, format_probes, probe_tasks
 from gppf_d2.engine.pretrained_run import PretrainedRun
@@ -152,9 +152,8 @@ class Session:
         self.held = list(self.schedule.tasks_of(self.rank)) if self.pinned else list(self.tasks)
         self.amp = self.agreed(lambda: setup.amp_dtype(cfg))
         self.model = self.agreed(self._build_model)
-        patterns = cfg.train.get("trainable")
+        patterns = self.agreed(lambda: read_patterns(cfg.train.get("trainable") or []))
         if patterns and not arguments.eval_only:  # evaluation is the same with it and without
-            patterns = [patterns] if isinstance(patterns, str) else list(patterns)
             logger.info("%s", freeze(self.model, patterns, self.groups.control))
         if self.pinned:
             self.groups.head_ranks = pinned_ranks(self.schedule)

@@ -168,6 +168,9 @@ def config_changes(old: str, new: str, limit: int = 20) -> list[str]:
     """One line per key that differs between two saved configs, but for where a run writes to."""
     before, after = flat_config(yaml.safe_load(old)), flat_config(yaml.safe_load(new))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    total = "train.total_batch_size"
+    if after.get(total) and before.get(total) == after.get(total):  # shared out anew
+        keys = [key for key in keys if not key.endswith(".batch_size")]
     lines = [
         f"{key} was {before.get(key, 'absent')!r}, is {after.get(key, 'absent')!r}"
         for key in keys

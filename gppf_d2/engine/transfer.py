@@ -191,6 +191,10 @@ def load_pretrained_run(
     if head:
         given |= _head_tensors(run, model, head, predictions, classes or {})
     model.load_state_dict({name: given.get(name, tensor) for name, tensor in wanted.items()})
+    if choice in run.tasks and run.doubt(choice):
+        logger.warning("%s", run.doubt(choice))
+    # with one unit a layer there is nothing to choose, and the controllers play no part
+    silent = ("controllers.",) if route is not None else ()
     used = {id(tensor) for name, tensor in given.items() if name in wanted}
     return TransferReport(
         path=path,
@@ -198,7 +202,11 @@ def load_pretrained_run(
         route=None if route is None else tuple(route),
         head=head,
         loaded=tuple(name for name in wanted if name in given),
-        fresh=tuple(n for n in wanted if n not in given and not n.endswith(_COUNTER)),
+        fresh=tuple(
+            name
+            for name in wanted
+            if name not in given and not name.endswith(_COUNTER) and not name.startswith(silent)
+        ),
         ignored=tuple(name for name, tensor in run.state.items() if id(tensor) not in used),
     )
 
@@ -253,6 +261,12 @@ def _head_tensors(
         )
     ((task, head),) = model.heads.items()
     fresh = () if predictions else prediction_layers(head)
+    if not (predictions or fresh) and any((run.classes.get(source) or {}).values()):
+        logger.warning(
+            "No layer that predicts classes is known in the head of %s: all of it comes along. "
+            "Name such layers in an attribute prediction_layers.",
+            task,
+        )
     if predictions:
         _check_classes(run, source, task, classes.get(task) or {})
     theirs = _below(run.state, f"heads.{source}.")
@@ -262,7 +276,7 @@ def _head_tensors(
     if problem or not both:
         raise UserError(
             f"The head of {source!r} in {run.path!r} does not fit {task!r}: "
-            f"{problem or 'they have no parameter in common'}; build both alike, name the layers "
+            f"{problem or 'it is a head of another kind'}; build both alike, name the layers "
             "that predict classes in an attribute prediction_layers, or leave train.init_head "
             "empty."
         )
@@ -317,6 +331,7 @@ def extracted(state: Mapping[str, Any], task: str) -> dict[str, Any]:
     averaged = (state.get("ema") or {}).get("average") or {}
     run = PretrainedRun.of("", {**state, "model": {**state["model"], **averaged}})
     route = run.route(task)
+    logger.info("Route of %s: %s. %s", task, " ".join(map(str, route)), run.doubt(task))
     kinds = run.kinds(route)
 
     def ordinary(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

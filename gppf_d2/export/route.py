@@ -17,11 +17,9 @@ from torch import Tensor
 
 from gppf_d2.export.checkpoint import LegoCheckpoint
 from gppf_d2.modeling.layouts import family_of
+from gppf_d2.modeling.lego.controller import undecided_layers
 from gppf_d2.modeling.lego.route import layer_order, read_route_file, route_state_dict
 from gppf_d2.modeling.multitask import MultiTaskModel
-
-# a layer whose two most probable units are closer than this has not decided
-UNDECIDED_MARGIN = 0.1
 
 _UNIT = re.compile(r"backbone\.(?P<layer>.+?)\.units\.")
 
@@ -87,14 +85,12 @@ def route_of(source: MultiTaskModel | Mapping[str, Tensor], task: str) -> Route:
 
 def _decided(task: str, layers: tuple[str, ...], units: list[int], shares: Tensor) -> Route:
     """A route with the probabilities [L, N] that it was taken by."""
-    best = shares.sort(dim=1, descending=True).values
-    lead = best[:, 0] - best[:, 1] if best.shape[1] > 1 else torch.ones(len(layers))
     return Route(
         task=task,
         layers=layers,
         units=tuple(units),
-        probabilities=tuple(best[:, 0].tolist()),
-        undecided=tuple(name for name, by in zip(layers, lead.tolist()) if by < UNDECIDED_MARGIN),
+        probabilities=tuple(shares.amax(dim=1).tolist()),
+        undecided=tuple(layers[index] for index in undecided_layers(shares)),
         num_units=shares.shape[1],
     )
 

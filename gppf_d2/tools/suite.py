@@ -86,8 +86,8 @@ def parse_rows(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
         name, separator, overrides = text.partition("=")
         if not separator or not re.fullmatch(r"[\w-]+", name):
             raise UserError(
-                f"The row {text!r} has no name of letters, digits, '_' and '-'; write "
-                "NAME=key=value,key=value."
+                f"The row {text!r} is not NAME=key=value,key=value with a name of letters, digits, "
+                "'_' and '-'; a row without overrides ends in '='."
             )
         if name in rows:
             raise UserError(f"There are two rows {name!r}; give them different names.")
@@ -115,7 +115,8 @@ def read_columns(configs: Sequence[Path]) -> dict[Path, Column]:
                 f"Two configs are named {config.stem!r}, and the table has one column for each; "
                 "run them in suites of their own."
             )
-        columns[config] = Column.of(config.stem, OmegaConf.to_container(cfg.get("paper") or {}))
+        paper = OmegaConf.to_container(cfg).get("paper")
+        columns[config] = Column.of(config.stem, paper)
     return columns
 
 

@@ -48,6 +48,7 @@ from gppf_d2.tools.sweep_trial import (
 )
 
 POINT = "point.json"  # in DIR/final: the point that it is trained with
+ALIKE = 3  # points that fail with one sentence before any succeeds: it is not the points
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -290,6 +291,8 @@ class Sweep:
         except (TrialError, ValueError) as error:
             queue.fail(trial, str(error))
             outcome = f"failed: {error}"
+            if not final:
+                _check_failures(queue)
         finally:
             if not final:
                 tidy(folder)
@@ -343,6 +346,22 @@ class Sweep:
         report.write_table(self.folder / "trials.csv", entries, self.plan)
         report.draw(self.folder / "sweep.png", entries, self.plan, self.name)
         print(f"{report.progress(entries, self.plan)}\n{self.folder / 'sweep.png'}", flush=True)
+
+
+def _check_failures(queue: Queue) -> None:
+    """End a search in which nothing can succeed, before it has gone through the grid.
+
+    Raises:
+        UserError: ``ALIKE`` points or more have failed, all with one sentence, and none is done.
+    """
+    entries = queue.entries()
+    errors = [entry.error for entry in entries if entry.state == "failed"]
+    if len(errors) < ALIKE or len(set(errors)) > 1 or any(e.state == "done" for e in entries):
+        return
+    raise UserError(
+        f"The first {len(errors)} points all failed: {errors[0]} Mend that, and give the same "
+        "command with --retry-failed."
+    )
 
 
 if __name__ == "__main__":

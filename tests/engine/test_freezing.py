@@ -13,12 +13,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from gppf_d2.distributed import norm_position
 from gppf_d2.engine.config import load_config
-from gppf_d2.engine.freezing import freeze
+from gppf_d2.engine.errors import UserError
+from gppf_d2.engine.freezing import freeze, read_patterns
 from gppf_d2.engine.run import RunArguments, Session
 from gppf_d2.engine.training import Training
 from gppf_d2.modeling.lego.backbone import LegoBackbone
@@ -190,6 +191,13 @@ def test_what_did_not_train_before_does_not_begin_to() -> None:
 def test_patterns_that_cannot_be_meant_get_a_sentence(patterns: list[str], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         freeze(model_of(tiny(18, 1)), patterns)
+
+
+@pytest.mark.parametrize("value", [5, [1], {"heads": True}])
+def test_what_is_no_list_of_patterns_gets_a_sentence(value: object) -> None:
+    with pytest.raises(UserError, match="train.trainable is .*; give a list of patterns"):
+        read_patterns(OmegaConf.create({"it": value}).it)
+    assert read_patterns("heads.*") == read_patterns(OmegaConf.create(["heads.*"])) == ["heads.*"]
 
 
 # --- two ranks, through the whole of a run ---

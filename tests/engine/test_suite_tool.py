@@ -170,6 +170,14 @@ def test_the_table_alone_takes_what_is_there(project: Project) -> None:
     assert "| **by_hand** | 0.500 |\n" in (project.output / "table.md").read_text()
 
 
+def test_a_config_without_the_paper_s_rows_has_the_metric_of_its_task(project: Project) -> None:
+    path = project.folder / "one.py"
+    path.write_text(path.read_text().partition("paper =")[0])
+    assert project.run() == 0
+    assert project.table()["ours"] == {"one": 43, "three": 45, "mean": 44}
+    assert project.table()["Theirs"] == {"one": None, "three": 8.0, "mean": None}
+
+
 def test_a_folder_with_other_settings_is_left_alone(
     project: Project, capsys: pytest.CaptureFixture
 ) -> None:
@@ -208,8 +216,8 @@ def test_sigterm_reaches_the_run_and_ends_the_suite(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--rows", "a b=train.seed=3"), "The row 'a b=train.seed=3' has no name"),
-        (("--rows", "a"), "The row 'a' has no name"),
+        (("--rows", "a b=train.seed=3"), "The row 'a b=train.seed=3' is not NAME="),
+        (("--rows", "a"), "The row 'a' is not NAME="),
         (("--rows", "a=", "a="), "two rows 'a'"),
         (("--data-root", "nowhere"), "--data-root 'nowhere' is not a folder"),
         (("train.output_dir=x",), "give --output DIR"),

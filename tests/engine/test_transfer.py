@@ -12,7 +12,7 @@ import torch
 import yaml
 from omegaconf import DictConfig
 
-from gppf_d2.engine import setup
+from gppf_d2.engine import setup, transfer
 from gppf_d2.engine.config import load_config, share_total_batch
 from gppf_d2.engine.errors import UserError
 from gppf_d2.engine.pretrained_run import PretrainedRun
@@ -118,6 +118,17 @@ def test_predictions_come_along_where_the_classes_are_the_same(source, tmp_path:
         built(config(other, "train.init_predictions=true"))
 
 
+def test_a_head_whose_prediction_layers_are_not_known_comes_along_with_a_warning(
+    source, caplog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warning = "No layer that predicts classes is known in the head of boxes"
+    built(config(source[0]))
+    assert warning not in caplog.text
+    monkeypatch.setattr(transfer, "prediction_layers", lambda head: ())
+    built(config(source[0]))
+    assert warning in caplog.text
+
+
 def test_the_report_says_what_is_loaded_fresh_and_ignored(source, caplog) -> None:
     path, lego = source
     caplog.set_level("INFO", logger="gppf_d2")
@@ -128,14 +139,25 @@ def test_the_report_says_what_is_loaded_fresh_and_ignored(source, caplog) -> Non
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line[:1] in "bch"}
     units = len(PretrainedRun.read(str(path)).backbone([0] * len(lego.backbone.layer_names)))
     assert rows["backbone"] == [str(units), "0"]
-    assert rows["controllers"] == ["0", "1"]
+    assert "controllers" not in rows, "one unit a layer: nothing to choose"
     assert rows["heads.boxes"][1] == "4"
     assert "roi_heads.box_predictor.cls_score" in text and "ignored: " in text
+
+
+def test_an_undecided_route_is_said_to_be_one(source, tmp_path: Path, caplog) -> None:
+    path, _ = source
+    state = saved(path)
+    assert not PretrainedRun.of("", state).doubt("scenes")
+    state["model"]["controllers.scenes"][:2] = 1.0
+    torch.save(state, tmp_path / "doubtful.pth")
+    built(config(tmp_path / "doubtful.pth"))
+    assert "scenes is UNDECIDED in 2 of 9 layers (stem, res2.0)" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
+        (["train.init_route=gone/routes.json"], "there is no route file 'gone/routes.json'"),
         (
             ["train.init_route=cars"],
             "neither a task .*it has boxes, depth, objects, .* nor .dynamic.",
@@ -182,38 +204,39 @@ def test_a_file_that_is_no_run_has_no_routes(source, tmp_path: Path) -> None:
         built(config(plain))
     zoo = tmp_path / "R-50.pkl"
     zoo.write_bytes(pickle.dumps({"model": {}}))
-    with pytest.raises(UserError, match="cannot be read .*plain weights go with train.init_route= "):
+    with pytest.raises(
+        UserError, match="cannot be read .*plain weights go with train.init_route= "
+    ):
         built(config(zoo))
     with pytest.raises(ValueError, match="say with train.init_route which route to take"):
         built(config(source[0], "train.init_route=", "train.init_head="))
 
 
-def test_a_segmentation_config_starts_from_plain_weights_with_the_readme_s_overrides() -> None:
+def test_plain_weights_need_no_route_and_no_head() -> None:
     plain = ["train.init_checkpoint=R-50.pkl", "train.init_route=", "train.init_head="]
     cfg = load_config(str(CONFIG), [*plain, "train.init_predictions=true"])
     assert fit_backbone(cfg) is cfg
 
 
-def test_what_goes_on_has_the_kinds_of_units_that_its_checkpoint_has(
+def test_a_run_goes_on_with_the_kinds_of_units_that_its_checkpoint_has(
     mini_root: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "mixed.pth"
     pretrained(QUICK / "mini_r18_mixed_units.py", path)
     state = saved(path)
-    state["model"]["controllers.objects"][:, 2] = 9.0
+    state["model"]["controllers.objects"][:, 2] = 99.0
     torch.save(state, path)
-    for choice, kinds in (("objects", ["depthwise"]), ("dynamic", state["config"])):
-        if choice == "dynamic":
-            kinds = yaml.safe_load(kinds)["backbone"]["units"]
+    mixed = ["basic", "deformable", "depthwise"]
+    for choice, left, kinds in (
+        ("objects", extracted(state, "objects"), ["depthwise"]),
+        ("dynamic", state, mixed),
+    ):
         cfg = config(path, f"train.init_route={choice}", "train.init_head=")
-        started = fit_backbone(cfg).backbone
-        saved_run = {**state, "config": yaml.safe_dump({"backbone": {"units": kinds}})}
-        if choice == "objects":
-            saved_run = extracted(state, "objects")
-        again = fit_backbone(config(tmp_path / "gone.pth", f"train.init_route={choice}"),
-                             PretrainedRun.of("", saved_run)).backbone
-        assert list(started.units) == list(again.units) == kinds
-        assert started.num_units == again.num_units == len(kinds)
+        path_is_gone = config(tmp_path / "gone.pth", f"train.init_route={choice}")
+        again = fit_backbone(path_is_gone, PretrainedRun.of("", left))
+        for fitted in (fit_backbone(cfg), again):
+            assert list(fitted.backbone.units) == kinds
+            assert fitted.backbone.num_units == len(kinds)
 
 
 def test_an_extracted_network_is_the_argmax_route_alone(source) -> None:

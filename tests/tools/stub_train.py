@@ -1,6 +1,7 @@
 """Stands for ``train_net.py`` in tests of the sweep: the same command line, no training.
 
-Every start is noted in STUB_LOG. A learning rate of 0.1 "diverges", STUB_SECONDS is its duration.
+Every start is noted in STUB_LOG. A learning rate of 0.1 "diverges", STUB_SECONDS is its duration,
+and STUB_ERROR what every training fails with.
 """
 
 import json
@@ -20,6 +21,8 @@ for name in ("model_0000001.pth", "metrics.json"):
     with open(os.path.join(folder, name), "w") as file:
         file.write("{}")
 time.sleep(float(os.environ.get("STUB_SECONDS", "0")))
+if "STUB_ERROR" in os.environ:
+    sys.exit(f"[rank 0] error: {os.environ['STUB_ERROR']}")
 if lr == 0.1:
     sys.exit("[rank 0] error: The loss of task 't' is nan at iteration 7.")
 score = 80 + math.log10(lr) - decay

@@ -76,6 +76,20 @@ def test_a_sweep_searches_the_grid_and_trains_the_best_once_more(
     assert len(starts(stub_log)) == 9
 
 
+def test_a_call_that_makes_every_point_fail_ends_early(
+    tmp_path: Path,
+    stub_log: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("STUB_ERROR", "--data-root 'nowhere' is not a folder.")
+    assert sweep.main(arguments(tmp_path / "sweep")) != 0
+    assert len(starts(stub_log)) == sweep.ALIKE
+    assert "The first 3 points all failed: --data-root 'nowhere'" in capsys.readouterr().err
+    monkeypatch.delenv("STUB_ERROR")
+    assert sweep.main(arguments(tmp_path / "sweep", "--retry-failed")) == 0
+
+
 def test_trials_are_counted_and_the_next_command_goes_on(
     tmp_path: Path, stub_log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

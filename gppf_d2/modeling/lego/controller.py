@@ -23,6 +23,8 @@ from torch import Tensor
 from gppf_d2.tasks.random import hash64
 
 MODES = ("soft", "hard", "argmax", "mean", "fixed")
+# a layer whose two most probable units are closer than this has not decided
+UNDECIDED_MARGIN = 0.1
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,18 @@ def _mixed(gates: Tensor) -> list[Gate]:
     layers, units = gates.shape
     values, everyone = gates.flatten().unbind(), tuple(range(units))
     return [Gate(everyone, tuple(values[i * units : (i + 1) * units]), None) for i in range(layers)]
+
+
+def undecided_layers(probabilities: Tensor) -> list[int]:
+    """Layers whose second unit is almost as probable as the first: their argmax is arbitrary.
+
+    Args:
+        probabilities: of the units, [L, N].
+    """
+    if probabilities.shape[1] == 1:
+        return []
+    first, second = probabilities.topk(2, dim=1).values.unbind(1)
+    return torch.nonzero(first - second < UNDECIDED_MARGIN).flatten().tolist()
 
 
 def check_mode(mode: str) -> str:
