@@ -16,5 +16,4 @@ backbone.num_units = 1
 # D.2: the temperature falls during the first half
 gates.temperature.fraction = 0.5
 train.init_checkpoint = "output/gppf_r50/model_final.pth"
-train.eval_batch_size = 1
 train.checkpoint_period = 1000

@@ -290,6 +290,7 @@ def test_dynamic_then_retrain_from_the_command_line(source, tmp_path: Path) -> N
     assert not (retrained / "model_extracted.pth").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_wrong_route_ends_every_rank_with_the_sentence(source, tmp_path: Path) -> None:
     options = (f"train.init_checkpoint={source[0]}", "train.init_route=cars")
