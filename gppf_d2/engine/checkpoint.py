@@ -1,6 +1,6 @@
 """Checkpoints: one file in one format for every schedule policy, written atomically.
 
-A file ``model_XXXXXXX.pth`` holds ``model`` (state dict), ``optimizer`` (state by parameter NAME),
+A file ``model_0005000.pth`` holds ``model`` (state dict), ``optimizer`` (state by parameter NAME),
 ``iteration`` (steps done), ``streams`` (a handful of integers per task), ``loss_scale``, ``ema``,
 ``config`` (YAML text) and ``format``. It is plain data: ``torch.load(..., weights_only=True)``
 reads it.

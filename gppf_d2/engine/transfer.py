@@ -122,6 +122,11 @@ def fit_backbone(cfg: DictConfig, going_on: PretrainedRun | None = None) -> Dict
                 "checkpoint, or set train.init_head= too."
             )
         return cfg
+    if cfg.train.get("init_noise"):
+        raise UserError(
+            f"train.init_noise is {cfg.train.init_noise}, which is for plain weights; a run's "
+            "units differ already, set it to 0."
+        )
     try:
         run = PretrainedRun.read(path)
     except UserError as error:
@@ -191,8 +196,8 @@ def load_pretrained_run(
     if head:
         given |= _head_tensors(run, model, head, predictions, classes or {})
     model.load_state_dict({name: given.get(name, tensor) for name, tensor in wanted.items()})
-    if choice in run.tasks and run.doubt(choice):
-        logger.warning("%s", run.doubt(choice))
+    if choice in run.tasks and (doubt := run.doubt(choice)):
+        logger.warning("%s", doubt)
     # with one unit a layer there is nothing to choose, and the controllers play no part
     silent = ("controllers.",) if route is not None else ()
     used = {id(tensor) for name, tensor in given.items() if name in wanted}

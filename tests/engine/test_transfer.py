@@ -157,6 +157,7 @@ def test_an_undecided_route_is_said_to_be_one(source, tmp_path: Path, caplog) ->
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
+        (["train.init_noise=0.01"], "train.init_noise is 0.01, which is for plain weights"),
         (["train.init_route=gone/routes.json"], "there is no route file 'gone/routes.json'"),
         (
             ["train.init_route=cars"],
