@@ -21,8 +21,10 @@ MAY_ENTER = {
     "analysis": {"tasks", "data", "modeling", "distributed", "evaluation"},
     "export": {"tasks", "data", "modeling", "distributed", "evaluation"},
     "engine": {"tasks", "data", "modeling", "distributed", "evaluation"},
+    "pseudo": {"tasks", "data", "modeling", "distributed", "evaluation", "engine"},
     "tools": {
         "tasks", "data", "modeling", "distributed", "evaluation", "analysis", "export", "engine",
+        "pseudo",
     },
 }  # fmt: skip
 

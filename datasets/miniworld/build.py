@@ -39,6 +39,12 @@ DATASETS = {
         [("street", "drawing"), ("aerial", "photo"), ("street", "drawing"), ("aerial", "drawing")],
     ),
 }
+# pictures that nobody has labelled: twice as many as a scene dataset has, (view, style) in turn
+UNLABELLED = [
+    ("street", "photo"), ("crop", "photo"), ("road", "photo"), ("street", "poster"),
+    ("street", "photo"), ("crop", "poster"), ("road", "night"), ("street", "night"),
+]  # fmt: skip
+SIZE_OF_VIEW = {"street": "coco", "crop": "imagenet", "road": "kitti"}
 PILE_EVERY, PILE_AT = 8, 2
 EMPTY_EVERY, EMPTY_AT = 25, 3
 
@@ -49,7 +55,7 @@ class Settings:
 
     ``size`` is the width in pixels of a COCO picture, the others scale with it; ``scenes`` counts
     the training pictures per scene dataset and ``objects`` those per class of the classification
-    set; a quarter of each comes on top for validation.
+    set; a quarter of each comes on top for validation, and twice ``scenes`` without labels.
     """
 
     seed: int = 0
@@ -104,6 +110,18 @@ def scenes(settings: Settings, dataset: str, split: str) -> Iterator[Shot]:
         yield shoot(rng, view, style, size, [] if empty else shapes, pile and not empty)
 
 
+def unlabelled(settings: Settings) -> Iterator[tuple[str, Shot]]:
+    """Pictures as the other datasets have them, with the class of those that show one toy."""
+    for index in range(2 * settings.scenes):
+        rng = generator(settings, "unlabelled", index)
+        view, style = UNLABELLED[index % len(UNLABELLED)]
+        shapes = [str(name) for name in rng.permutation(CLASSES)[: int(rng.integers(2, 6))]]
+        if view == "crop":
+            shapes = shapes[:1]
+        shot = shoot(rng, view, style, _size(settings, SIZE_OF_VIEW[view]), shapes)
+        yield shapes[0] if view == "crop" else "", shot
+
+
 def write_world(folder: formats.Folder, settings: Settings, say: Callable[[str], None]) -> None:
     """Write all datasets and the manifest into a folder."""
     for split in SPLITS:
@@ -114,6 +132,7 @@ def write_world(folder: formats.Folder, settings: Settings, say: Callable[[str],
         formats.write_kitti(folder, split, scenes(settings, "kitti", split), lost)
         formats.write_voc(folder, split, scenes(settings, "voc", split))
         say(f"{split}: {len(folder.digests)} files so far")
+    formats.write_unlabelled(folder, unlabelled(settings))
     manifest = {"settings": describe(settings), "files": dict(sorted(folder.digests.items()))}
     (folder.path / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 

@@ -2,8 +2,8 @@
 
 One function per dataset: ImageNet (class folders), COCO (instances JSON: polygons, crowds as RLE),
 ADE20K (label PNGs, official and Detectron2's), KITTI (raw drives, 16-bit depth, split lists), VOC
-(XML). Every file goes through ``Folder``, which encodes with fixed settings and notes the digest of
-what it wrote.
+(XML), and pictures without labels, whose truth lies in a folder of its own. Every file goes through
+``Folder``, which encodes with fixed settings and notes the digest of what it wrote.
 """
 
 from __future__ import annotations
@@ -125,26 +125,43 @@ def _coco_annotation(number: int, image_id: int, seen: Seen) -> dict:
 
 def write_coco(folder: Folder, split: str, shots: Iterable[Shot]) -> None:
     """``coco/<split>2017/*.jpg`` and ``coco/annotations/instances_<split>2017.json``."""
-    images, annotations = [], []
-    first = 1 if split == "train" else 100_001
-    for image_id, shot in enumerate(shots, start=first):
+    truth = CocoTruth(1 if split == "train" else 100_001)
+    for shot in shots:
+        folder.jpeg(f"coco/{split}2017/{truth.add(shot)}", shot.picture)
+    folder.text(f"coco/annotations/instances_{split}2017.json", [truth.json()])
+
+
+class CocoTruth:
+    """Objects of pictures as a COCO JSON; ids and names count from ``first``."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.images: list[dict] = []
+        self.annotations: list[dict] = []
+
+    def add(self, shot: Shot) -> str:
+        """Note a picture's objects; the name of its file."""
         height, width = shot.picture.shape[:2]
+        image_id = self.first + len(self.images)
         name = f"{image_id:012d}.jpg"
-        folder.jpeg(f"coco/{split}2017/{name}", shot.picture)
-        images.append({"id": image_id, "file_name": name, "height": height, "width": width})
+        self.images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         for seen in shot.objects:
-            annotations.append(_coco_annotation(first + len(annotations), image_id, seen))
-    content = {
-        "info": {"description": "miniature world", "version": "1.0"},
-        "licenses": [],
-        "images": images,
-        "annotations": annotations,
-        "categories": [
-            {"id": index, "name": name, "supercategory": "toy"}
-            for index, name in enumerate(CLASSES, start=1)
-        ],
-    }
-    folder.text(f"coco/annotations/instances_{split}2017.json", [json.dumps(content)])
+            number = self.first + len(self.annotations)
+            self.annotations.append(_coco_annotation(number, image_id, seen))
+        return name
+
+    def json(self) -> str:
+        content = {
+            "info": {"description": "miniature world", "version": "1.0"},
+            "licenses": [],
+            "images": self.images,
+            "annotations": self.annotations,
+            "categories": [
+                {"id": index, "name": name, "supercategory": "toy"}
+                for index, name in enumerate(CLASSES, start=1)
+            ],
+        }
+        return json.dumps(content)
 
 
 def write_ade20k(folder: Folder, split: str, shots: Iterable[Shot]) -> None:
@@ -163,9 +180,12 @@ def write_ade20k(folder: Folder, split: str, shots: Iterable[Shot]) -> None:
     folder.text(f"{root}/objectInfo.txt", lines)
 
 
-def depth_values(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Depth in metres [H, W] as KITTI's uint16: metres x 256, 0 where the sensor got no answer."""
-    lost = (depth <= 0) | (depth > FURTHEST) | (rng.random(depth.shape) < DEPTH_LOST)
+def depth_values(depth: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Depth in metres [H, W] as KITTI's uint16: metres x 256, 0 where the sensor got no answer, by
+    chance too where there is a generator."""
+    lost = (depth <= 0) | (depth > FURTHEST)
+    if rng is not None:
+        lost |= rng.random(depth.shape) < DEPTH_LOST
     return np.where(lost, 0, np.round(depth * DEPTH_UNITS)).astype(np.uint16)
 
 
@@ -247,3 +267,20 @@ def write_voc(folder: Folder, split: str, shots: Iterable[Shot]) -> None:
         folder.text(f"VOC2012/Annotations/{name}.xml", lines)
         names.append(name)
     folder.text(f"VOC2012/ImageSets/Main/{split}.txt", names)
+
+
+def write_unlabelled(folder: Folder, shots: Iterable[tuple[str, Shot]]) -> None:
+    """``unlabelled/images/*.jpg`` from (class name or "", shot) pairs, and what only the judge of
+    labels may know under ``unlabelled/truth``: objects, parsing, depth, and the class of pictures
+    that have one."""
+    truth, lines = CocoTruth(1), []
+    for class_name, shot in shots:
+        name = truth.add(shot)
+        folder.jpeg(f"unlabelled/images/{name}", shot.picture)
+        png = name.replace(".jpg", ".png")
+        folder.png(f"unlabelled/truth/parsing/{png}", shot.semantic)
+        folder.png(f"unlabelled/truth/depth/{png}", depth_values(shot.truth.depth))
+        if class_name:
+            lines.append(f"{name} {class_name}")
+    folder.text("unlabelled/truth/instances.json", [truth.json()])
+    folder.text("unlabelled/truth/classes.txt", lines)

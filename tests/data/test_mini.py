@@ -52,7 +52,7 @@ def test_a_seed_fixes_every_byte_and_another_seed_changes_the_pictures(tmp_path:
     first, second, other = (digests(tmp_path / folder) for folder in "abc")
     assert first == second
     pictures = [name for name in first if name.lower().endswith((".jpg", ".jpeg"))]
-    assert len(pictures) == 4 * (8 + 4) + 8 * 2
+    assert len(pictures) == 4 * (8 + 4) + 8 * 2 + 2 * 8
     assert not [name for name in pictures if other.get(name) == first[name]]
     noted = json.loads((tmp_path / "a" / "mini" / "manifest.json").read_text())["files"]
     assert {f"mini/{name}": digest for name, digest in noted.items()} == {
@@ -160,6 +160,29 @@ def test_class_lists_are_those_of_the_generator(world: dict, mini_root: Path) ->
     assert mini.DEPTH_RANGE[1] == world["scene"].FURTHEST
     labels = [record["label"] for record in DatasetCatalog.get("mini_objects_train")]
     assert sorted(set(labels)) == list(range(8))
+
+
+def test_the_hidden_truth_belongs_to_the_pictures_without_labels(mini_root: Path) -> None:
+    pictures = {r["file_name"]: r for r in DatasetCatalog.get("mini_unlabelled")}
+    assert len(pictures) == 24
+    allowed = {"file_name", "image_id", "height", "width"}
+    assert all(set(record) == allowed for record in pictures.values())
+    hidden = {
+        kind: {r["file_name"]: r for r in DatasetCatalog.get(f"mini_hidden_{kind}")}
+        for kind in ("objects", "scenes", "parsing", "depth")
+    }
+    assert set(hidden["scenes"]) == set(hidden["parsing"]) == set(hidden["depth"]) == set(pictures)
+    assert len(hidden["objects"]) == 6, "a quarter shows one toy"
+    for name, record in hidden["objects"].items():
+        (only,) = hidden["scenes"][name]["annotations"]
+        assert only["category_id"] == record["label"]
+        labels = np.asarray(Image.open(hidden["parsing"][name]["sem_seg_file_name"]))
+        assert set(np.unique(labels)) & set(range(3, 11)) == {3 + record["label"]}
+    for name, record in hidden["depth"].items():
+        values = np.asarray(Image.open(record["depth_file_name"]))
+        assert values.shape == (record["height"], record["width"]) == (
+            pictures[name]["height"], pictures[name]["width"],
+        ) and (values > 0).mean() > 0.4  # fmt: skip
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

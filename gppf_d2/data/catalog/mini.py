@@ -8,6 +8,8 @@
     mini_depth_{train,val}     mini/kitti                depth, metres x 256, 0 is invalid
     mini_normals_{train,val}   mini/kitti                surface normals of the same pictures
     mini_voc_{train,val}       mini/VOC2012              boxes, VOC XML, drawings and aerial views
+    mini_unlabelled            mini/unlabelled/images    pictures without labels
+    mini_hidden_{objects,scenes,parsing,depth}           their truth, to judge pseudo labels by
 
 Class lists stand here, so that a configuration can be built where no file is. Boxes that VOC marks
 as difficult are trained on and evaluated like the others, as Detectron2's reader has it.
@@ -96,6 +98,33 @@ def load_voc(folder: str, split: str) -> list[dict]:
     return load_voc_instances(os.path.join(folder, "VOC2012"), split, CLASSES)
 
 
+def load_unlabelled(folder: str, truth: str = "") -> list[dict]:
+    """Records of ``unlabelled/images`` with one kind of their truth.
+
+    Args:
+        folder: of the miniature world.
+        truth: "", "objects" (the pictures that show a single toy), "parsing" or "depth".
+    """
+    root = os.path.join(folder, "unlabelled")
+    images = os.path.join(root, "images")
+    names = sorted(os.listdir(images))
+    more: dict[str, dict[str, Any]] = {name: {} for name in names}
+    if truth == "objects":
+        with open(os.path.join(root, "truth", "classes.txt")) as file:
+            classes = dict(line.split() for line in file)
+        more = {name: {"label": CLASSES.index(shown)} for name, shown in classes.items()}
+    elif truth:
+        key = {"parsing": "sem_seg_file_name", "depth": "depth_file_name"}[truth]
+        for name in names:
+            more[name][key] = os.path.join(root, "truth", truth, name.replace(".jpg", ".png"))
+            if truth == "depth":
+                more[name]["depth_scale"] = 256
+    return [
+        _sized({"file_name": os.path.join(images, name), "image_id": index, **found})
+        for index, (name, found) in enumerate(more.items())
+    ]
+
+
 def register(root: str) -> None:
     """Register the datasets; ``root`` is the folder that holds ``mini``."""
     root = os.path.abspath(root)
@@ -129,3 +158,20 @@ def register(root: str) -> None:
             hint=hint,
             thing_colors=COLORS,
         )
+    for name, truth, metadata in (
+        ("unlabelled", "", {"evaluator_type": "none"}),
+        ("hidden_objects", "objects", objects),
+        ("hidden_parsing", "parsing", parsing),
+        ("hidden_depth", "depth", depth),
+    ):
+        read = functools.partial(load_unlabelled, folder, truth)
+        register_dataset(f"mini_{name}", root, read, hint=hint, **metadata)
+    register_coco_json(
+        "mini_hidden_scenes",
+        root,
+        os.path.join(folder, "unlabelled", "truth", "instances.json"),
+        os.path.join(folder, "unlabelled", "images"),
+        {index + 1: name for index, name in enumerate(CLASSES)},
+        hint=hint,
+        thing_colors=COLORS,
+    )
