@@ -14,13 +14,17 @@ OFFICIAL ?= output/official
 OFFICIAL_RUN ?= output/quick/gppf_r50
 CHECKPOINT ?= output/gppf_r50/model_final.pth
 UODB ?= output/uodb
+MUST ?= output/must
+MUST_STUDENT ?= $(MUST)/imagenet/model_final.pth
+MUST_SUPERVISED ?= $(MUST)/teachers/imagenet/model_final.pth
+MUST_SETS := cifar100 pascal_detection pascal_segmentation nyu_depth ade20k diode_normals
 UODB_SETS := kitti widerface pascal_voc lisa dota watercolor clipart comic kitchen deeplesion
 # two test files at a time; several processes each, where a test starts processes
 PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo official uodb test test-all check format bench clean
+.PHONY: help install demo official uodb must must-transfer test test-all check format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -74,6 +78,36 @@ uodb: $(STAMP) ## finetune on UODB's ten sets, a table beside the paper's (CHECK
 	$(PY) -m gppf_d2.tools.suite $(UODB_SETS:%=configs/finetune/uodb/%.py) --output $(UODB) \
 	    train.init_checkpoint=$(CHECKPOINT) $(ARGS) --rows objects365= \
 	    in21k=train.init_route=in21k dynamic=train.init_route=dynamic
+
+MINI_MUST := --num-processes 1 --data-root $(DEMO_DATA)
+must: $(STAMP) ## self-training on the miniature world: teachers, labels, a student, a table of what it is good for
+	$(PY) datasets/make_mini.py --root $(DEMO_DATA)
+	@set -e; for label in classes boxes segments depth; do \
+	    [ -f $(MUST)/teachers/$$label/results.json ] || $(PY) train_net.py $(MINI_MUST) --tasks $$label \
+	        --config-file configs/quick/mini_must_teachers.py train.output_dir=$(MUST)/teachers/$$label; \
+	done
+	@set -e; for set in mini_unlabelled mini_scenes_train; do \
+	    $(PY) -m gppf_d2.tools.pseudo_label --config-file configs/quick/mini_must_labels.py --data-root $(DEMO_DATA) \
+	        dataset=$$set output=$(DEMO_DATA)/pseudo/$$set runs.folder=$(MUST)/teachers; \
+	done
+	$(PY) -m gppf_d2.tools.view_labels $(DEMO_DATA)/pseudo/mini_unlabelled --output $(MUST)/labels.html --data-root $(DEMO_DATA)
+	$(PY) -m gppf_d2.tools.label_quality $(DEMO_DATA)/pseudo/mini_unlabelled --data-root $(DEMO_DATA) \
+	    --truth classes=mini_hidden_objects --truth boxes=mini_hidden_scenes \
+	    --truth segments=mini_hidden_parsing --truth depth=mini_hidden_depth
+	@set -e; for run in student supervised; do \
+	    [ -f $(MUST)/$$run/results.json ] || $(PY) train_net.py $(MINI_MUST) \
+	        --config-file configs/quick/mini_must_$$run.py train.output_dir=$(MUST)/$$run; \
+	done
+	$(PY) -m gppf_d2.tools.suite configs/quick/mini_must_normals.py configs/quick/mini_must_voc.py \
+	    --output $(MUST)/transfer $(MINI_MUST) --rows scratch=train.init_checkpoint= \
+	    classes=train.init_checkpoint=$(MUST)/teachers/classes/model_final.pth,train.init_route=classes,train.init_head=classes \
+	    supervised=train.init_checkpoint=$(MUST)/supervised/model_final.pth \
+	    student=train.init_checkpoint=$(MUST)/student/model_final.pth
+
+must-transfer: $(STAMP) ## MuST's six transfer tasks, each swept, in a table beside the paper's (MUST_STUDENT=, MUST_SUPERVISED=, ARGS="--data-root DIR --workers 2 --num-gpus 4")
+	$(PY) -m gppf_d2.tools.suite $(MUST_SETS:%=configs/must/transfer/%.py) --sweep \
+	    --output $(MUST)/transfer_suite $(ARGS) --rows must=train.init_checkpoint=$(MUST_STUDENT) \
+	    supervised=train.init_checkpoint=$(MUST_SUPERVISED),train.init_route=classes,train.init_head=classes
 
 test: $(STAMP) ## every mechanism, one tiny twin per config family (under 15 minutes on 2 cores)
 	$(PY) -m pytest -m "not slow" $(PARALLEL)

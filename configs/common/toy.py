@@ -24,6 +24,8 @@ def shrink(backbone, tasks, train):
     """Shrink the sections of a config, in place."""
     if "depth" in backbone:
         backbone.depth = 18
+    elif "model" in backbone:
+        backbone.model = "efficientnet_b0"
     else:
         backbone.update(
             embed_dim=WIDTHS["p0"], depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), window_size=4

@@ -1,16 +1,16 @@
-"""Curves of training from ``metrics.json``: losses per task, time, learning rate, temperature, task
-share.
+"""Curves of training from ``metrics.json``: losses per task and label, time, learning rate,
+temperature, task share.
 
-Entries are dicts with "iteration" and any of "loss/<task>/<name>", "loss/<task>/total",
-"share/<task>", "wanted_share/<task>", "time", "data_time", "lr", "temperature". Every function
-takes what is there: a key that no entry has gives no line, a value that is not finite is left out
-of the line and counted.
+Entries are dicts with "iteration" and any of "loss/<task>/<name>", "loss/<task>/<label>.<name>",
+"loss/<task>/total", "weight/<label>", "share/<task>", "wanted_share/<task>", "time", "data_time",
+"lr", "temperature". Every function takes what is there: a key that no entry has gives no line, a
+value that is not finite is left out of the line and counted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,16 @@ def series(metrics: Metrics, key: str) -> tuple[np.ndarray, np.ndarray]:
     ]
     steps, values = zip(*points) if points else ((), ())
     return np.asarray(steps, dtype=int), np.asarray(values, dtype=float)
+
+
+def summed(metrics: Metrics, keys: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of several keys at every iteration that has any of them, as ``series`` gives one."""
+    sums = []
+    for entry in metrics:
+        found = [entry[key] for key in keys if isinstance(entry.get(key), (int, float))]
+        if found:
+            sums.append({"iteration": entry["iteration"], "sum": float(sum(found))})
+    return series(sums, "sum")
 
 
 def non_finite(metrics: Metrics, key: str) -> list[int]:
@@ -71,41 +81,76 @@ def loss_names(metrics: Metrics, task: str) -> list[str]:
     return sorted(names, key=lambda name: (name != "total", name))
 
 
+def loss_labels(metrics: Metrics, task: str) -> dict[str, list[str]]:
+    """The losses of a task's label heads: label -> names "<label>.<loss>"."""
+    labels: dict[str, list[str]] = {}
+    for name in loss_names(metrics, task):
+        label, dot, _ = name.partition(".")
+        if dot:
+            labels.setdefault(label, []).append(name)
+    return labels
+
+
 def loss_figure(
-    metrics: Metrics, task: str, theme: Theme = LIGHT, color: str | None = None
+    metrics: Metrics, task: str, theme: Theme = LIGHT, color: str | None = None, label: str = ""
 ) -> Figure:
     """The losses of one task: the total raw and smoothed, its parts as thin lines.
 
+    Args:
+        metrics: entries of ``metrics.json``.
+        task: whose losses; a task with several label heads has a part for each of them.
+        theme: colours.
+        color: of the total; None takes the theme's first.
+        label: show this label head's losses instead.
+
     Raises:
-        ValueError: the task has no finite loss in the metrics.
+        ValueError: there is no finite loss in the metrics.
     """
-    names = [
-        name for name in loss_names(metrics, task) if len(series(metrics, f"loss/{task}/{name}")[0])
-    ]
-    if not names:
-        raise ValueError(f"The metrics hold no finite loss of task {task!r}.")
+    total, parts = _parts_of(metrics, task, label)
+    lines = {
+        name: summed(metrics, [f"loss/{task}/{key}" for key in keys])
+        for name, keys in {**parts, "total": total}.items()
+    }
+    lines = {name: line for name, line in lines.items() if len(line[0])}
+    if not lines:
+        whose = f"label {label!r} of task {task!r}" if label else f"task {task!r}"
+        raise ValueError(f"The metrics hold no finite loss of {whose}.")
     color = color or theme.palette[0]
     figure = new_figure(*SIZE, theme)
     axes = figure.add_subplot()
-    style_axes(axes, theme, title=task, xlabel="iteration")
-    parts = [name for name in names if name != "total"]
-    if len(parts) > 1 or "total" not in names:
+    style_axes(axes, theme, title=f"{task} · {label}" if label else task, xlabel="iteration")
+    whole = lines.pop("total", None)
+    if len(lines) > 1 or whole is None:
         others = [other for other in theme.palette if other != color]
-        for index, name in enumerate(parts):
-            steps, values = series(metrics, f"loss/{task}/{name}")
+        for index, (name, (steps, values)) in enumerate(lines.items()):
             style = {"color": others[index % len(others)], "ls": LINE_STYLES[1 + index % 3]}
             axes.plot(steps, smooth(values), lw=1.2, label=name, **style)
-    if "total" in names:
-        steps, values = series(metrics, f"loss/{task}/total")
-        _raw_and_smooth(axes, steps, values, color, "total")
-    bad = non_finite(metrics, f"loss/{task}/total")
+    if whole is not None:
+        _raw_and_smooth(axes, *whole, color, "total")
+    bad = [step for key in total for step in non_finite(metrics, f"loss/{task}/{key}")]
     if bad:
-        axes.axvline(bad[0], color=theme.accent, lw=1, ls=":", label=f"not finite at {bad[0]:,}")
+        axes.axvline(
+            min(bad), color=theme.accent, lw=1, ls=":", label=f"not finite at {min(bad):,}"
+        )
     if any(line.get_label() != "total" and line.get_label()[0] != "_" for line in axes.lines):
         add_legend(axes, theme, fontsize=7)
     if axes.get_ylim()[0] > 0:
         axes.set_ylim(bottom=0)
     return figure
+
+
+def _parts_of(metrics: Metrics, task: str, label: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Losses that add up to the bold line, and those that add up to each thin one."""
+    names, labels = loss_names(metrics, task), loss_labels(metrics, task)
+    # "absent" is the zero of labels that no image of a batch has
+    plain = {name: [name] for name in names if "." not in name and name not in ("total", "absent")}
+    if label:
+        total = labels.get(label, [])
+    elif len(labels) == 1 and not plain:  # one label head: its losses are the task's
+        total, ((label, _),) = ["total"], labels.items()
+    else:
+        return ["total"], plain | labels
+    return total, {name.partition(".")[2]: [name] for name in labels.get(label, [])}
 
 
 def _raw_and_smooth(
@@ -134,6 +179,28 @@ def time_figure(metrics: Metrics, theme: Theme = LIGHT) -> Figure:
     for key, color in zip(keys, theme.palette):
         if key in present:
             _raw_and_smooth(axes, *series(metrics, key), color, keys[key])
+    axes.set_ylim(bottom=0)
+    add_legend(axes, theme)
+    return figure
+
+
+def weight_figure(metrics: Metrics, theme: Theme = LIGHT) -> Figure:
+    """Weights of the labels' losses over the iterations, as far as they are learned.
+
+    Raises:
+        ValueError: no "weight/<label>" is in the metrics.
+    """
+    keys = sorted({key for entry in metrics for key in entry if key.startswith("weight/")})
+    lines = {key.partition("/")[2]: series(metrics, key) for key in keys}
+    if not any(len(steps) for steps, _ in lines.values()):
+        raise ValueError("The metrics hold no weight of a label.")
+    figure = new_figure(*SIZE, theme)
+    axes = figure.add_subplot()
+    style_axes(axes, theme, title="Learned weights of the labels", xlabel="iteration")
+    for index, (label, (steps, values)) in enumerate(lines.items()):
+        style = {"color": theme.palette[index % len(theme.palette)]}
+        style |= {"ls": LINE_STYLES[index // len(theme.palette) % len(LINE_STYLES)]}
+        axes.plot(steps, values, lw=2, label=label, marker="o" if len(steps) == 1 else "", **style)
     axes.set_ylim(bottom=0)
     add_legend(axes, theme)
     return figure

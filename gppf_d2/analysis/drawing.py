@@ -1,47 +1,80 @@
-"""Draw what a head says about an image, and the truth in the same way, side by side.
+"""Draw what a head says about an image, and the truth in the same way.
 
 Detectron2's Visualizer draws boxes, masks, keypoints and semantic maps; classes become bars, depth
 a perceptual colour map with a colour bar, normals colours beside a ball of all directions. Colours
 belong to classes, not to instances, so that prediction and truth can be compared; small images are
-enlarged first, so that labels do not cover them.
+enlarged first, so that labels do not cover them. Several kinds become a picture each, with titles.
 
 H, W size of the image, K classes, R regions. Outputs are the dicts of ``MultiTaskModel.inference``
 or of ``truth_of``: {"instances"} | {"sem_seg": scores [K, H, W] or labels [H, W]} | {"classes":
-[K]} | {"label"} | {"depth": [H, W] metres, 0 = unknown} | {"normals": [3, H, W], 0 = unknown}.
+[K]} | {"label"} | {"depth": [H, W] metres, 0 = unknown} | {"inverse_depth": [H, W], larger is
+nearer} | {"normals": [3, H, W], 0 = unknown}. Of two label heads of one kind the second's key is
+"<label>.<kind>".
 """
 
 from __future__ import annotations
 
 import colorsys
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import GenericMask, Visualizer
-from matplotlib.figure import Figure
 
-from gppf_d2.analysis.figures import LIGHT, Theme, new_figure, style_axes, to_array
-from gppf_d2.analysis.pixel_maps import as_array, draw_depth, draw_normals
+from gppf_d2.analysis.figures import LIGHT, new_figure, style_axes, to_array
+from gppf_d2.analysis.pictures import fit, panels
+from gppf_d2.analysis.pixel_maps import (
+    as_array,
+    draw_depth,
+    draw_inverse_depth,
+    draw_normals,
+    hatched,
+)
 
-SHORT_SIDE, LONG_SIDE = 300, 560  # pixels of a drawing: at least, at most
-WIDE, WIDE_SIDE = 0.45, 1120  # height over width of pictures that are put below one another
 MOST_REGIONS = 25  # the best-scored regions that are drawn
-KINDS = ("instances", "sem_seg", "classes", "label", "depth", "normals")
-
-
-class SheetRow(NamedTuple):
-    """One row of a contact sheet; drawings are uint8 [H, W, 3], None where there is none."""
-
-    image: np.ndarray
-    prediction: np.ndarray | None
-    truth: np.ndarray | None
-    caption: str = ""
+# kind of output -> title of its picture, in the order in which several are shown
+KINDS = {
+    "instances": "instances",
+    "sem_seg": "segments",
+    "classes": "classes",
+    "label": "class",
+    "depth": "depth",
+    "inverse_depth": "inverse depth",
+    "normals": "normals",
+}
+OVER_THE_IMAGE = {"instances", "sem_seg"}  # the others do not show the image itself
+# where the names of a kind's classes are looked for first
+NAMES = {"instances": "thing_classes", "sem_seg": "stuff_classes"}
 
 
 def draw(
+    image: np.ndarray,
+    output: Mapping[str, Any],
+    metadata: Metadata | None = None,
+    **options: Any,
+) -> np.ndarray:
+    """One picture of an output; several kinds are put side by side, each under its title.
+
+    Args:
+        image: as of ``draw_kinds``, like the other arguments.
+
+    Returns:
+        RGB uint8 [H', W', 3].
+
+    Raises:
+        ValueError: the output holds nothing that can be drawn.
+    """
+    drawn = draw_kinds(image, output, metadata, **options)
+    if len(drawn) == 1:
+        return next(iter(drawn.values()))
+    return panels({title_of(key): picture for key, picture in drawn.items()})
+
+
+def draw_kinds(
     image: np.ndarray,
     output: Mapping[str, Any],
     metadata: Metadata | None = None,
@@ -49,64 +82,68 @@ def draw(
     limits: tuple[float, float] | None = None,
     true_label: int | None = None,
     min_score: float = 0.3,
-) -> np.ndarray:
-    """Draw one output.
+) -> dict[str, np.ndarray]:
+    """Draw every kind of an output.
 
     Args:
         image: RGB uint8 [H, W, 3].
-        output: of a head, or from ``truth_of``; of several kinds the first one of ``KINDS`` is
-            drawn.
+        output: of a head, or from ``truth_of``.
         metadata: names (and colours) of the classes.
         limits: nearest and farthest metres of the colour map of depth; None takes the output's own.
         true_label: class index whose bar is marked.
         min_score: regions below it are left out.
 
     Returns:
-        RGB uint8 [H', W', 3], enlarged or reduced to a size that labels can be read in.
+        Key of the output -> RGB uint8 [H', W', 3], enlarged or reduced to a size that labels can be
+        read in, in the order of ``KINDS``.
 
     Raises:
         ValueError: the output holds nothing that can be drawn.
     """
     metadata = metadata or Metadata()
     image = fit(image)
-    kind = next((kind for kind in KINDS if kind in output), None)
-    if kind is None:
-        raise ValueError(f"An output with {sorted(output)} cannot be drawn; known are {KINDS}.")
-    if kind == "instances":
-        return _draw_instances(image, output["instances"], metadata, min_score)
-    if kind == "sem_seg":
-        return _draw_sem_seg(image, labels_of(output["sem_seg"]), metadata)
-    if kind == "classes":
-        return _draw_classes(image.shape[:2], output["classes"], metadata, true_label)
-    if kind == "label":
-        return _draw_label(image.shape[:2], int(output["label"]), metadata)
-    if kind == "depth":
-        return draw_depth(image.shape[:2], as_array(output["depth"]), limits)
-    return draw_normals(image.shape[:2], as_array(output["normals"]))
+    size = image.shape[:2]
+    how = {
+        "instances": lambda key: _draw_instances(image, output[key], names_of(key), min_score),
+        "sem_seg": lambda key: _draw_sem_seg(image, labels_of(output[key]), names_of(key)),
+        "classes": lambda key: _draw_classes(size, output[key], names_of(key), true_label),
+        "label": lambda key: _draw_label(size, int(output[key]), names_of(key)),
+        "depth": lambda key: draw_depth(size, as_array(output[key]), limits),
+        "inverse_depth": lambda key: draw_inverse_depth(size, as_array(output[key])),
+        "normals": lambda key: draw_normals(size, as_array(output[key])),
+    }
+    names_of = functools.partial(metadata_of, metadata)
+    drawn = {key: how[kind](key) for kind in KINDS for key in output if split_key(key)[1] == kind}
+    if not drawn:
+        raise ValueError(
+            f"An output with {sorted(output)} cannot be drawn; known are {', '.join(KINDS)}."
+        )
+    return drawn
 
 
-def fit(image: np.ndarray) -> np.ndarray:
-    """Scale an image so that its sides lie between ``SHORT_SIDE`` and ``LONG_SIDE`` where
-    possible."""
-    height, width = image.shape[:2]
-    factor = max(1.0, SHORT_SIDE / min(height, width))
-    longest = WIDE_SIDE if is_wide(image) else LONG_SIDE
-    factor = min(factor, longest / max(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    if size == (width, height):
-        return image
-    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC if factor < 4 else cv2.INTER_NEAREST
-    return cv2.resize(image, size, interpolation=method)
+def split_key(key: str) -> tuple[str, str]:
+    """Label head ("" where it does not matter) and kind of an output's key."""
+    label, _, kind = key.rpartition(".")
+    return label, kind
 
 
-def is_wide(image: np.ndarray) -> bool:
-    """Whether an image [H, W, ...] is so wide that others belong below it, not beside it."""
-    return image.shape[0] < WIDE * image.shape[1]
+def title_of(key: str) -> str:
+    """What is written over the picture of an output's key."""
+    label, kind = split_key(key)
+    return f"{label}: {KINDS[kind]}" if label else KINDS[kind]
 
 
-def class_name(metadata: Metadata, index: int) -> str:
-    """The name of a class, or "class 7" where the metadata has none."""
-    for key in ("classes", "thing_classes", "stuff_classes"):
+def metadata_of(metadata: Metadata, key: str) -> Metadata:
+    """The metadata that an output's key is about: of "<label>.<kind>" the entry of that name."""
+    label, _ = split_key(key)
+    return metadata.get(key, metadata) if label else metadata
+
+
+def class_name(metadata: Metadata, index: int, kind: str = "") -> str:
+    """The name of a class, or "class 7" where the metadata has none; ``kind`` of the output tells
+    which list of several is meant."""
+    first = NAMES.get(kind, "classes")
+    for key in sorted(("classes", "thing_classes", "stuff_classes"), key=lambda key: key != first):
         names = metadata.get(key) or ()
         if 0 <= index < len(names):
             return str(names[index])
@@ -147,7 +184,7 @@ def _draw_instances(
         )
     ratio = np.asarray(image.shape[:2]) / np.asarray(instances.image_size)
     classes = instances.pred_classes.tolist()
-    names = [class_name(metadata, index) for index in classes]
+    names = [class_name(metadata, index, "instances") for index in classes]
     if instances.has("scores"):
         names = [f"{name} {score:.0%}" for name, score in zip(names, instances.scores.tolist())]
     palette = class_colors(max(classes) + 1, metadata.get("thing_colors"))
@@ -200,11 +237,10 @@ def _draw_sem_seg(image: np.ndarray, labels: np.ndarray, metadata: Metadata) -> 
     for label in present:
         mask = labels == label
         blended[mask] = 0.35 * blended[mask] + 0.65 * 255 * np.asarray(palette[label])
-    unknown = labels == ignore
-    blended[unknown] *= 0.25
-    visualizer = Visualizer(blended.astype(np.uint8), metadata)
+    drawn = hatched(blended.astype(np.uint8), labels == ignore)
+    visualizer = Visualizer(drawn, metadata)
     for label in present:
-        _name_largest_patch(visualizer, labels == label, class_name(metadata, label))
+        _name_largest_patch(visualizer, labels == label, class_name(metadata, label, "sem_seg"))
     return visualizer.output.get_image()
 
 
@@ -260,80 +296,3 @@ def _draw_label(size: tuple[int, int], label: int, metadata: Metadata) -> np.nda
 
 def _panel_inches(size: tuple[int, int]) -> tuple[float, float]:
     return max(size[0] / 100, 2.2), max(size[1] / 100, 2.2)
-
-
-def beside(*pictures: np.ndarray, gap: int = 12) -> np.ndarray:
-    """Pictures in one row on white, brought to the height of the first; wide ones in one column, as
-    in the paper's figure 12, brought to its width."""
-    if is_wide(pictures[0]):
-        turned = [np.swapaxes(picture, 0, 1) for picture in pictures]
-        return np.ascontiguousarray(np.swapaxes(_in_a_row(turned, gap), 0, 1))
-    return _in_a_row(pictures, gap)
-
-
-def _in_a_row(pictures: Sequence[np.ndarray], gap: int) -> np.ndarray:
-    height = pictures[0].shape[0]
-    parts: list[np.ndarray] = []
-    for picture in pictures:
-        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-        if picture.shape[0] != height:
-            picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-        parts += [np.full((height, gap, 3), 255, np.uint8)] * bool(parts) + [picture]
-    return np.concatenate(parts, axis=1)
-
-
-def _write_heading(figure: Figure, title: str, subtitle: str, theme: Theme) -> None:
-    inch = 1 / figure.get_figheight()
-    heading = {"va": "top", "fontsize": 13, "fontweight": "bold", "color": theme.ink}
-    figure.text(0.012, 1 - 0.12 * inch, title, **heading)
-    figure.text(0.012, 1 - 0.38 * inch, subtitle, va="top", fontsize=8.5, color=theme.muted)
-
-
-def contact_sheet(
-    task: str, rows: Sequence[SheetRow | tuple], subtitle: str = "", theme: Theme = LIGHT
-) -> Figure:
-    """A sheet with a row per image: image, prediction, truth; of wide images these three are below
-    one another, two images side by side.
-
-    Args:
-        task: heading of the sheet.
-        rows: what to show; at least one.
-        subtitle: one line under the heading.
-        theme: colours.
-
-    Raises:
-        ValueError: no row.
-    """
-    if not rows:
-        raise ValueError(f"A contact sheet of task {task!r} needs at least one row.")
-    rows = [SheetRow(*row) for row in rows]
-    parts = ["image", "prediction", *["truth"] * any(row.truth is not None for row in rows)]
-    aspect = max(row.image.shape[0] / row.image.shape[1] for row in rows)
-    aspect = min(aspect, 0.8)  # square and upright images get as much height as a photograph
-    wide = all(is_wide(row.image) for row in rows)
-    across = min(len(rows), 2) if wide else len(parts)
-    down = -(-len(rows) // across) * len(parts) if wide else len(rows)
-    cell = 4.65 if wide else 3.1
-    head = 0.62 if subtitle else 0.42
-    height = head + 0.28 + down * (cell * aspect + (0.15 if wide else 0.3))
-    figure = new_figure(cell * across + 0.2, height, theme)
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - head / height), w_pad=0.03, h_pad=0.03)
-    _write_heading(figure, task, subtitle, theme)
-    panels = figure.subplots(down, across, squeeze=False)
-    for axes in panels.flat:
-        axes.axis("off")
-        axes.set_anchor("NW")
-    if wide:  # [lines x parts, across] to [images, parts]
-        panels = panels.reshape(-1, len(parts), across).swapaxes(1, 2).reshape(-1, len(parts))
-    for number, (row, axes_row) in enumerate(zip(rows, panels)):
-        for axes, name, drawn in zip(axes_row, parts, row):
-            if number == 0:
-                axes.set_title(name, loc="left", fontsize=9, color=theme.muted, pad=4)
-            if drawn is not None:
-                axes.imshow(fit(drawn), interpolation="antialiased")
-        axes = axes_row[-1 if wide else 0]
-        axes.text(
-            0, -0.02, row.caption, transform=axes.transAxes, va="top", fontsize=7.5,
-            color=theme.muted,
-        )  # fmt: skip
-    return figure

@@ -18,6 +18,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -71,6 +72,18 @@ def photograph(path: Path, alt: str, caption: str = "") -> str:
         f'alt="{escape(alt)}">'
     )
     return figure(picture, caption, wide=True)
+
+
+def pixels(picture: np.ndarray, alt: str, caption: str = "") -> str:
+    """A picture RGB uint8 [H, W, 3], embedded as JPEG; ``caption`` is HTML under it."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=82, optimize=True)
+    height, width = picture.shape[:2]
+    image = (
+        f'<img src="{_uri(buffer.getvalue(), "image/jpeg")}" width="{width}" height="{height}" '
+        f'alt="{escape(alt)}">'
+    )
+    return figure(image, caption)
 
 
 def figure(picture: str, caption: str = "", wide: bool = False) -> str:

@@ -1,6 +1,6 @@
 """Pixel maps as pictures: metres in a perceptual colour map, normals as colours of directions.
 
-H, W size of a map. What is not known is grey.
+H, W size of a map. What is not known is grey; of labels, what is ignored is hatched.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from gppf_d2.analysis.figures import LIGHT, to_array
 
 DEPTH_COLORS = "magma_r"  # perceptually uniform, near is bright
+INVERSE_DEPTH_COLORS = "magma"  # the same: large is near
 UNKNOWN = (185, 190, 199)
 
 
@@ -54,13 +55,49 @@ def draw_depth(
         RGB uint8 [height, width, 3].
     """
     low, high = limits or depth_limits([{"depth": depth}])
-    height, width = size
     depth = np.where((depth > 0) & np.isfinite(depth), depth, 0.0).astype(np.float32)
-    depth = cv2.resize(widened(depth), (width, height), interpolation=cv2.INTER_NEAREST)
-    known = np.ma.masked_equal(depth, 0)
+    depth = widened(depth)
+    ends = (f"{low:.3g} m", f"{high:.3g} m")
+    return _draw_map(size, depth, depth > 0, (low, high), ends, DEPTH_COLORS)
+
+
+def draw_inverse_depth(size: tuple[int, int], values: np.ndarray) -> np.ndarray:
+    """Relative inverse depth as colours with a colour bar from far to near.
+
+    Args:
+        size: height and width of the picture.
+        values: [H, W], larger is nearer, known up to scale and shift; what is not finite is
+            unknown.
+
+    Returns:
+        RGB uint8 [height, width, 3].
+    """
+    known = np.isfinite(values)
+    values = np.where(known, values, 0.0).astype(np.float32)
+    low, high = np.percentile(values[known], (2, 98)) if known.any() else (0.0, 1.0)
+    limits = (float(low), float(high) if high > low else float(low) + 1.0)
+    return _draw_map(size, values, known, limits, ("far", "near"), INVERSE_DEPTH_COLORS)
+
+
+def _draw_map(
+    size: tuple[int, int],
+    values: np.ndarray,
+    known: np.ndarray,
+    limits: tuple[float, float],
+    ends: tuple[str, str],
+    colors: str,
+) -> np.ndarray:
+    """A map [H, W] as colours, with a colour bar whose ends have words."""
+    height, width = size
+    values, shown = (
+        cv2.resize(part, (width, height), interpolation=cv2.INTER_NEAREST)
+        for part in (values, known.astype(np.uint8))
+    )
     figure = Figure(figsize=(width / 100, height / 100))
     axes = figure.add_axes((0, 0, 1, 1), facecolor=[channel / 255 for channel in UNKNOWN])
-    picture = axes.imshow(known, cmap=DEPTH_COLORS, vmin=low, vmax=high, interpolation="nearest")
+    low, high = limits
+    masked = np.ma.masked_where(shown == 0, values)
+    picture = axes.imshow(masked, cmap=colors, vmin=low, vmax=high, interpolation="nearest")
     axes.set(xticks=[], yticks=[], aspect="auto")
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -68,7 +105,7 @@ def draw_depth(
     plate.set(xticks=[], yticks=[])
     scale = figure.add_axes((12 / width, 1 - 18 / height, 152 / width, 10 / height))
     color_bar = figure.colorbar(picture, cax=scale, orientation="horizontal")
-    color_bar.set_ticks([low, high], labels=[f"{low:.3g} m", f"{high:.3g} m"])
+    color_bar.set_ticks([low, high], labels=list(ends))
     color_bar.ax.tick_params(labelsize=11, colors=LIGHT.ink, length=0, pad=3)
     first, last = color_bar.ax.get_xticklabels()
     first.set_ha("left")
@@ -89,6 +126,16 @@ def widened(depth: np.ndarray) -> np.ndarray:
     share, total = cv2.blur((depth > 0).astype(depth.dtype), window), cv2.blur(depth, window)
     around = np.divide(total, share, out=np.zeros_like(depth), where=share > 1e-6)
     return np.where(depth > 0, depth, around)
+
+
+def hatched(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A picture [H, W, 3] whose masked pixels [H, W] are darkened under diagonal stripes."""
+    rows, columns = np.nonzero(mask)
+    stripes = ((rows + columns) // 4 % 3 == 0)[:, None]
+    dark = (0.25 * picture[mask]).astype(np.uint8)
+    result = picture.copy()
+    result[mask] = np.where(stripes, np.uint8(UNKNOWN) // 2 + dark, dark)
+    return result
 
 
 def normal_colors(normals: Any) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 ``Predictor`` needs a model with ``inference(task, samples) -> list of dicts`` (``MultiTaskModel``),
 the task's evaluation mapper and the metadata of its classes; it knows nothing of configs and
-checkpoints (``gppf_d2.tools.predict`` does). A dict of the truth, made by ``truth_of`` from a
-dataset record, has the form of an output, so that the same code draws both.
+checkpoints (``gppf_d2.tools.predict`` does). A head with several label heads has a ``Predictor``
+for each of them, and a ``JointPredictor`` for all. The truth of a dataset record (``truth_of``) has
+the form of an output, so that the same code draws both.
 """
 
 from __future__ import annotations
@@ -15,33 +16,26 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
-import pycocotools.mask as mask_util
 import torch
 from detectron2.data import Metadata
-from detectron2.data.detection_utils import annotations_to_instances
-from detectron2.structures import Boxes, Instances
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gppf_d2.analysis.drawing import (
-    SheetRow,
-    beside,
-    class_name,
-    contact_sheet,
-    draw,
-    fit,
-    labels_of,
-)
-from gppf_d2.analysis.pixel_maps import depth_limits, normal_colors
-from gppf_d2.data.mappers.depth import read_depth
-from gppf_d2.data.mappers.normals import read_normals
-from gppf_d2.data.mappers.reading import read_image
-from gppf_d2.data.mappers.semantic import read_labels
+from gppf_d2.analysis.drawing import KINDS, OVER_THE_IMAGE, draw, draw_kinds, split_key, title_of
+from gppf_d2.analysis.output_files import to_json
+from gppf_d2.analysis.pictures import beside, fit, panels
+from gppf_d2.analysis.pixel_maps import depth_limits
+from gppf_d2.analysis.sheets import SheetRow, contact_sheet
+from gppf_d2.analysis.truth import truth_of
+from gppf_d2.data.mappers.reading import already_decoded, load_image, read_image
 from gppf_d2.modeling.tta import augmented
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# kind of output -> kind of truth that it is compared with, where the two have different names
+ANSWERS = {"classes": "label", "inverse_depth": "depth"}
+CLASS_KEYS = {"classes": (), "thing_classes": ("thing_colors",),
+    "stuff_classes": ("stuff_colors", "ignore_label")}  # fmt: skip
 Source = str | Path | Image.Image | np.ndarray
 
 
@@ -67,6 +61,7 @@ class Predictor:
         metadata: class names of the dataset that the head was trained on.
         min_score: boxes and masks below it are not drawn (they are in the outputs and in the JSON).
         tta: test-time augmentation (``gppf_d2.modeling.tta``), or None.
+        label: the label head that is run alone, of a task that has several; "" runs the whole head.
     """
 
     def __init__(
@@ -78,6 +73,7 @@ class Predictor:
         *,
         min_score: float = 0.3,
         tta: Callable | None = None,
+        label: str = "",
     ) -> None:
         self.model = model.eval() if isinstance(model, torch.nn.Module) else model
         self.task = task
@@ -85,6 +81,7 @@ class Predictor:
         self.metadata = metadata or Metadata()
         self.min_score = min_score
         self.tta = tta
+        self.label = label
 
     def __call__(self, sources: Source | Sequence[Source]) -> list[dict[str, Any]]:
         """Outputs for images, files and folders, one dict an image, in order (folders by name).
@@ -118,25 +115,34 @@ class Predictor:
     def _predict_file(self, file: Path, name: str) -> Prediction:
         record = {"file_name": str(file), "image_id": 0}
         try:
-            image = read_image(record, "RGB")
+            image = load_image(record)
         except OSError as error:
             raise UnreadableImageError(str(error)) from error
-        sample = self.mapper(record)
-        inference = augmented(functools.partial(self.model.inference, self.task), self.tta)
+        with already_decoded(str(file), image):
+            output = self._infer(record)
+        return Prediction(name, np.array(image), output)
+
+    def _infer(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        options = {"label": self.label} if self.label else {}
+        plain = functools.partial(self.model.inference, self.task, **options)
         with torch.no_grad():
-            outputs = inference([sample])
+            outputs = augmented(plain, self.tta)([self.mapper(dict(record))])
         assert len(outputs) == 1, f"task {self.task}: {len(outputs)} outputs for one sample"
-        return Prediction(name, np.ascontiguousarray(image), dict(outputs[0]))
+        return dict(outputs[0])
 
     def to_json(self, output: Mapping[str, Any], **files: str) -> dict[str, Any]:
         """``to_json`` with the predictor's metadata."""
         return to_json(output, self.metadata, **files)
 
     def draw(self, image: np.ndarray, output: Mapping[str, Any]) -> np.ndarray:
-        """A picture of one prediction that stands alone: classes, depth and normals are put beside
-        the image."""
-        drawn = draw(image, output, self.metadata, min_score=self.min_score)
-        return beside(fit(image), drawn) if {"classes", "depth", "normals"} & set(output) else drawn
+        """A picture of one prediction that stands alone: what does not show the image itself is put
+        beside it, several kinds side by side, each under its title."""
+        drawn = draw_kinds(image, output, self.metadata, min_score=self.min_score)
+        if len(drawn) > 1:
+            titled = {title_of(key): picture for key, picture in drawn.items()}
+            return panels({"image": fit(image), **titled})
+        ((key, picture),) = drawn.items()
+        return picture if split_key(key)[1] in OVER_THE_IMAGE else beside(fit(image), picture)
 
     def sheet(self, records: Sequence[Mapping[str, Any]], count: int = 6) -> Figure:
         """A contact sheet of ``count`` records spread evenly over a dataset.
@@ -148,7 +154,8 @@ class Predictor:
         picks = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).round())
         rows = [self._row(records[int(index)]) for index in picks]
         count_of = f"{len(rows)} of {len(records)} images, spread evenly"
-        return contact_sheet(self.task, rows, subtitle=count_of)
+        title = f"{self.task} · {self.label}" if self.label else self.task
+        return contact_sheet(title, rows, subtitle=count_of)
 
     def _row(self, record: Mapping[str, Any]) -> SheetRow:
         # some datasets leave the size to the image, and some images lie in tars
@@ -156,7 +163,7 @@ class Predictor:
         pixels = read_image(record, "RGB")
         source = pixels if "tar_file" in record else record["file_name"]
         _, image, output = self.predict(source)
-        truth = truth_of(record)
+        output, truth = comparable(output, truth_of(record))
         depths = [part for part in (output, truth) if "depth" in part]
         options: dict[str, Any] = {"limits": depth_limits(depths)} if depths else {}
         drawn = draw(
@@ -165,6 +172,70 @@ class Predictor:
         )  # fmt: skip
         actual = draw(image, truth, self.metadata, **options) if truth else None
         return SheetRow(image, drawn, actual, os.path.basename(record["file_name"]))
+
+
+class JointPredictor(Predictor):
+    """All label heads of one task: each gets images as its own evaluation reads them, and an image
+    has one output with all kinds.
+
+    Args:
+        parts: a predictor for every label head that is evaluated; at least one. Where two give the
+            same kind, the second one's is called "<label>.<kind>".
+        rest: label heads without an evaluation; they read as a part does that sees whole images (a
+            classifier may see the middle only).
+    """
+
+    def __init__(self, parts: Sequence[Predictor], rest: Sequence[str] = ()) -> None:
+        first = parts[0]
+        metadata = joined_metadata({part.label: part.metadata for part in parts})
+        super().__init__(first.model, first.task, first.mapper, metadata, min_score=first.min_score)
+        self.parts, self.rest = tuple(parts), tuple(rest)
+
+    def _infer(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        outputs = {part.label: part._infer(record) for part in self.parts}
+        seen = zip(self.parts, outputs.values())
+        whole = next((part for part, found in seen if set(found) - {"classes"}), self.parts[0])
+        for label in self.rest:
+            part = Predictor(self.model, self.task, whole.mapper, label=label)
+            outputs[label] = part._infer(record)
+        joined: dict[str, Any] = {}
+        for label, output in outputs.items():
+            for kind, value in output.items():
+                joined[f"{label}.{kind}" if kind in joined else kind] = value
+        return joined
+
+
+def joined_metadata(by_label: Mapping[str, Metadata]) -> Metadata:
+    """The class names and colours of several datasets in one.
+
+    Args:
+        by_label: label head -> metadata of its dataset. Of two lists of a kind, the one of the
+            dataset with fewer kinds of classes is taken, then the first.
+
+    Returns:
+        With an entry "<label>.<kind>", all of a label's metadata, for every label and kind.
+    """
+    joined: dict[str, Any] = {}
+    for metadata in sorted(
+        by_label.values(), key=lambda one: sum(bool(one.get(key)) for key in CLASS_KEYS)
+    ):
+        for key, others in CLASS_KEYS.items():
+            if metadata.get(key) and key not in joined:
+                joined[key] = metadata.get(key)
+                joined |= {name: metadata.get(name) for name in others if metadata.get(name)}
+    of_labels = {f"{label}.{kind}": one for label, one in by_label.items() for kind in KINDS}
+    return Metadata(**joined, **of_labels)
+
+
+def comparable(
+    output: Mapping[str, Any], truth: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The kinds that output and truth share; where they share none, all of both."""
+    shared = {kind: value for kind, value in output.items() if ANSWERS.get(kind, kind) in truth}
+    if not shared:
+        return dict(output), dict(truth)
+    wanted = {ANSWERS.get(kind, kind) for kind in shared}
+    return shared, {kind: value for kind, value in truth.items() if kind in wanted}
 
 
 def find_images(inputs: Sequence[str | Path]) -> list[Path]:
@@ -188,144 +259,3 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
         else:
             raise ValueError(f"There is no file or folder '{entry}'.")
     return found
-
-
-def to_json(
-    output: Mapping[str, Any], metadata: Metadata | None = None, **files: str
-) -> dict[str, Any]:
-    """An output as plain data: boxes, scores, classes and RLE masks; top five classes; shares;
-    depths.
-
-    Args:
-        output: of a head.
-        metadata: names of the classes.
-        **files: names of map files (from ``save_maps``) that are passed on as they are.
-
-    Returns:
-        "instances": [{"box": [x0, y0, x1, y1], "score", "class", "name", "mask": {"size",
-        "counts"}}]; "top5": [{"class", "name", "probability"}]; "sem_seg": {name: share of pixels},
-        largest first; "depth": {"min", "median", "max"} in metres; "normals": {"mean": [x, y, z]}.
-        Kinds that are not known appear as their type.
-    """
-    metadata = metadata or Metadata()
-    result: dict[str, Any] = {}
-    for kind, value in output.items():
-        if kind == "instances":
-            result["instances"] = _instances_json(value.to("cpu"), metadata)
-        elif kind == "classes":
-            scores = torch.as_tensor(value).float().cpu()
-            best = scores.topk(min(5, len(scores)))
-            result["top5"] = [
-                {"class": index, "name": class_name(metadata, index), "probability": round(p, 5)}
-                for p, index in zip(best.values.tolist(), best.indices.tolist())
-            ]
-        elif kind == "sem_seg":
-            labels, counts = np.unique(labels_of(value), return_counts=True)
-            order = np.argsort(-counts, kind="stable")
-            result["sem_seg"] = {
-                class_name(metadata, int(labels[i])): round(float(counts[i] / counts.sum()), 5)
-                for i in order
-            }
-        elif kind == "depth":
-            depth = torch.as_tensor(value).float().cpu()
-            depth = depth[depth > 0] if (depth > 0).any() else depth  # 0 is unknown
-            numbers = {"min": depth.min(), "median": depth.median(), "max": depth.max()}
-            result["depth"] = {name: round(float(number), 4) for name, number in numbers.items()}
-        elif kind == "normals":
-            mean = torch.as_tensor(value).float().cpu().mean((1, 2))
-            result["normals"] = {"mean": [round(part, 4) for part in mean.tolist()]}
-        else:
-            result[kind] = type(value).__name__
-    return {**result, **files}
-
-
-def _instances_json(instances: Instances, metadata: Metadata) -> list[dict[str, Any]]:
-    entries = []
-    masks = np.asarray(instances.pred_masks) if instances.has("pred_masks") else None
-    for index in range(len(instances)):
-        category = int(instances.pred_classes[index])
-        entry: dict[str, Any] = {
-            "box": [round(x, 2) for x in instances.pred_boxes.tensor[index].tolist()],
-            "class": category,
-            "name": class_name(metadata, category),
-        }
-        if instances.has("scores"):
-            entry["score"] = round(float(instances.scores[index]), 5)
-        if masks is not None:
-            rle = mask_util.encode(np.asfortranarray(masks[index], dtype=np.uint8))
-            entry["mask"] = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
-        entries.append(entry)
-    return entries
-
-
-def save_maps(output: Mapping[str, Any], prefix: str | Path) -> dict[str, str]:
-    """Write the pixel maps of an output as PNG files.
-
-    Args:
-        output: of a head; semantic labels become <prefix>_labels.png (8 or 16 bit), depth becomes
-            <prefix>_depth.png (16 bit, 1/256 metre a unit as in KITTI, 0 = unknown), normals become
-            <prefix>_normals.png (RGB = (n + 1) / 2 x 255, black = unknown).
-        prefix: path without ending.
-
-    Returns:
-        {"sem_seg_file": name, "depth_file": name, "normals_file": name} for what was written.
-    """
-    written: dict[str, str] = {}
-    if "sem_seg" in output:
-        labels = labels_of(output["sem_seg"])
-        kind = np.uint8 if labels.max() < 256 else np.uint16
-        written["sem_seg_file"] = _save_png(labels.astype(kind), f"{prefix}_labels.png")
-    if "depth" in output:
-        depth = np.nan_to_num(torch.as_tensor(output["depth"]).float().cpu().numpy())
-        units = (depth.clip(0, 65535 / 256) * 256).round().astype(np.uint16)
-        written["depth_file"] = _save_png(units, f"{prefix}_depth.png")
-    if "normals" in output:
-        colors = normal_colors(output["normals"])[..., ::-1]  # OpenCV writes BGR
-        written["normals_file"] = _save_png(colors, f"{prefix}_normals.png")
-    return written
-
-
-def _save_png(array: np.ndarray, path: str) -> str:
-    if not cv2.imwrite(path, array):
-        raise OSError(f"'{path}' could not be written.")
-    return os.path.basename(path)
-
-
-def truth_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The annotations of a dataset record in the form of an output.
-
-    Args:
-        record: a Detectron2 dataset dict of any kind; crowds are left out.
-
-    Returns:
-        {"instances"} without scores, {"sem_seg": labels [H, W], 255 ignored}, {"label"},
-        {"depth": [H, W] metres, 0 unknown}, {"normals": [3, H, W], 0 unknown}, or {}.
-
-    Raises:
-        OSError: a map cannot be read.
-    """
-    truth: dict[str, Any] = {}
-    if "annotations" in record:
-        truth["instances"] = _true_instances(record)
-    if "sem_seg_file_name" in record:
-        truth["sem_seg"] = read_labels(dict(record))
-    if "label" in record:
-        truth["label"] = int(record["label"])
-    if "depth_file_name" in record:
-        truth["depth"] = read_depth(dict(record))
-    if "normals_file_name" in record:
-        truth["normals"] = read_normals(dict(record)).transpose(2, 0, 1)
-    return truth
-
-
-def _true_instances(record: Mapping[str, Any]) -> Instances:
-    size = (record["height"], record["width"])
-    annotations = [dict(entry) for entry in record["annotations"] if not entry.get("iscrowd", 0)]
-    if not annotations:
-        empty = torch.zeros(0, dtype=torch.int64)
-        return Instances(size, pred_boxes=Boxes(torch.zeros(0, 4)), pred_classes=empty)
-    found = annotations_to_instances(annotations, size, mask_format="bitmask")
-    truth = Instances(size, pred_boxes=found.gt_boxes, pred_classes=found.gt_classes)
-    if found.has("gt_masks"):
-        truth.pred_masks = found.gt_masks.tensor
-    return truth

@@ -159,9 +159,12 @@ def _predictions(folder: RunFolder) -> str:
     order = folder.tasks
     sheets = "".join(
         page.photograph(
-            path, f"Predictions of task {task}: image, prediction and truth side by side"
+            path,
+            f"Predictions of {path.stem.replace('.', ', label ')}: image, prediction and truth "
+            "side by side",
         )
-        for task, path in sorted(folder.sheets.items(), key=lambda item: order.index(item[0]))
+        for task in sorted(folder.sheets, key=order.index)
+        for path in folder.sheets[task]
     )
     absent = [task for task in folder.tasks if task not in folder.sheets]
     if not sheets:
@@ -234,7 +237,9 @@ def _training(folder: RunFolder) -> str:
         part = page.missing("There are no training curves: metrics.json is not there or empty.")
         return page.section("training", "Training", part)
     charts = [_loss(folder, task) for task in folder.tasks]
+    learned = any(key.startswith("weight/") for entry in metrics for key in entry)
     for build, alt in (
+        *[(curves.weight_figure, "Learned weights of the labels over the iterations")] * learned,
         (curves.time_figure, "Seconds an iteration takes and seconds it waits for data"),
         (curves.schedule_figure, "Learning rate and temperature over the iterations"),
     ):
@@ -242,7 +247,11 @@ def _training(folder: RunFolder) -> str:
             charts.append(page.chart(lambda theme, build=build: build(metrics, theme), alt))
         except ValueError as error:
             charts.append(page.missing(str(error)))
-    body = f'<div class="stack"><div class="grid">{"".join(charts)}</div>{_shares(folder)}</div>'
+    labels = "".join(_label_losses(folder, task) for task in folder.tasks)
+    body = (
+        f'<div class="stack"><div class="grid">{"".join(charts)}</div>{labels}{_shares(folder)}'
+        "</div>"
+    )
     lead = (
         "Losses before their weights, averaged over the processes that ran the task: "
         "the bold line is smoothed, the faint one raw."
@@ -250,21 +259,33 @@ def _training(folder: RunFolder) -> str:
     return page.section("training", "Training", body, lead=lead)
 
 
-def _loss(folder: RunFolder, task: str) -> str:
-    steps, values = curves.series(folder.metrics, f"loss/{task}/total")
-    alt = f"Losses of task {task} over the iterations"
+def _loss(folder: RunFolder, task: str, label: str = "") -> str:
+    keys = curves.loss_labels(folder.metrics, task)[label] if label else ["total"]
+    steps, values = curves.summed(folder.metrics, [f"loss/{task}/{key}" for key in keys])
+    alt = f"Losses of {f'label {label} of ' * bool(label)}task {task} over the iterations"
     if len(steps):
         ends = f"{values[0]:.3g} at iteration {steps[0]:,} to {values[-1]:.3g} at {steps[-1]:,}"
         alt = f"{alt}, total from {ends}"
 
     def build(theme: Theme) -> Figure:
         color = task_styles(folder.tasks, theme)[task]["color"]
-        return curves.loss_figure(folder.metrics, task, theme, color)
+        return curves.loss_figure(folder.metrics, task, theme, color, label)
 
     try:
         return page.chart(build, alt)
     except ValueError as error:
         return page.missing(str(error))
+
+
+def _label_losses(folder: RunFolder, task: str) -> str:
+    """The parts of every label's loss, folded, for a task with several label heads."""
+    labels = curves.loss_labels(folder.metrics, task)
+    shown = [label for label, losses in labels.items() if len(losses) > 1 and len(labels) > 1]
+    if not shown:
+        return ""
+    charts = "".join(_loss(folder, task, label) for label in shown)
+    title = f"Losses of each label of {page.escape(task)}"
+    return f'<details><summary>{title}</summary><div class="grid">{charts}</div></details>'
 
 
 def _shares(folder: RunFolder) -> str:

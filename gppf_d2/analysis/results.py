@@ -1,4 +1,5 @@
-"""The results of a run for readers: one card per task, its leading metric large, the others below.
+"""The results of a run for readers: one card per task (and dataset, of a task with several), its
+leading metric large, the others below.
 
 Evaluators name metrics for programs ("bbox/AP75"); here they get words. Metrics per class are
 folded away, and a value that is not finite (no object of that size in the data) is shown as "n/a".
@@ -58,7 +59,11 @@ def results_section(results: Mapping[str, Mapping[str, Any]], tasks: Sequence[st
             "There are no results: no evaluation has finished. Evaluate with --eval-only."
         )
         return page.section("results", "Results", part)
-    cards = "".join(_result_card(task, results.get(task, {})) for task in tasks)
+    cards = "".join(
+        _result_card(f"{task} · {dataset}" if dataset else task, metrics)
+        for task in tasks
+        for dataset, metrics in by_dataset(results.get(task, {})).items()
+    )
     return page.section(
         "results",
         "Results",
@@ -73,6 +78,23 @@ def headline(metrics: Mapping[str, Any]) -> str:
     endings = {name: name.split("/")[-2:] for name in metrics}
     ranked = [name for known in HEADLINES for name in metrics if endings[name] == known.split("/")]
     return next(iter([*ranked, *metrics]), "")
+
+
+def by_dataset(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Metrics by the dataset in front of their names, without it; "" where there is none."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in metrics.items():
+        dataset, kind, metric = _parts(name)
+        found.setdefault(dataset, {})[f"{kind}/{metric}" if kind else metric] = value
+    return found or {"": {}}
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    """Dataset, kind and metric of a name; "" for what it does not have."""
+    of_class = PER_CLASS.search(name)  # names of classes may have a slash too
+    front, rest = (name[: of_class.start()], name[of_class.start() :]) if of_class else (name, "")
+    *dataset, kind, metric = ["", *front.split("/")]
+    return "/".join(part for part in dataset if part), kind, metric + rest
 
 
 def _result_card(task: str, metrics: Mapping[str, Any]) -> str:
@@ -101,15 +123,10 @@ def _result_card(task: str, metrics: Mapping[str, Any]) -> str:
 
 
 def _words(name: str) -> str:
-    """A metric's name for readers; a dataset in front of it (several evaluations) stays in
-    front."""
-    of_class = PER_CLASS.search(name)  # names of classes may have a slash too
-    front, rest = (name[: of_class.start()], name[of_class.start() :]) if of_class else (name, "")
-    *dataset, kind, metric = ["", *front.split("/")]
-    metric += rest
-    short = f"{kind}/{metric}"
-    words = {"bbox": f"box {metric}", "segm": f"mask {metric}"}.get(kind, WORDS.get(short, metric))
-    return ": ".join([part for part in dataset if part] + [words])
+    """A metric's name for readers."""
+    _, kind, metric = _parts(name)
+    words = {"bbox": f"box {metric}", "segm": f"mask {metric}"}
+    return words.get(kind, WORDS.get(f"{kind}/{metric}", metric))
 
 
 def _number(value: float) -> str:

@@ -29,7 +29,8 @@ class RunFolder:
         routes: ``routes.json``, or the last of ``routes.jsonl``; empty when there is none.
         history: ``routes.jsonl``, in order of iterations.
         results: ``results.json``, {task: {metric: value}}.
-        sheets: prediction sheets by task, from ``predictions/*.png``.
+        sheets: prediction sheets by task, from ``predictions/<task>.png`` and, of label heads,
+            ``predictions/<task>.<label>.png``.
         missing: one sentence for every part that could not be read.
     """
 
@@ -40,7 +41,7 @@ class RunFolder:
     routes: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     results: dict[str, dict[str, float]] = field(default_factory=dict)
-    sheets: dict[str, Path] = field(default_factory=dict)
+    sheets: dict[str, list[Path]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -93,7 +94,8 @@ def read_run(path: str | Path) -> RunFolder:
         note += unread
     results = _read_object(path / "results.json", "the results", note)
     folder.results = {task: _mapping(metrics) for task, metrics in results.items()}
-    folder.sheets = {file.stem: file for file in sorted((path / "predictions").glob("*.png"))}
+    for file in sorted((path / "predictions").glob("*.png")):
+        folder.sheets.setdefault(file.stem.partition(".")[0], []).append(file)
     if not folder.sheets:
         note.append("There is no picture under predictions/, so predictions are not shown.")
     return folder

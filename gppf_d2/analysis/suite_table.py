@@ -1,12 +1,15 @@
 """One table of many runs: a column per config, our rows first, the paper's rows beside them.
 
-A suite's folder holds ``<row>/<column>/``, each the output folder of one run. A config may say what
-the paper has, in the units of the metric:
+A suite's folder holds ``<row>/<column>/``, each the output folder of one run, or of a sweep, whose
+last training then counts (``final/``). A config may say what the paper has, in the units of the
+metric:
 
     paper = dict(table="Table 5", metric="voc/AP50", rows={"GPPF-R50(Objects365)": 73.6, ...})
+    paper = dict(metric="voc/AP50", tables={"Table 2": {"ImageNet": 79.3, ...}, "Table 3": {...}})
 
 The metric is a key of ``results.json``. Where a config has no ``paper``, the metric that stands for
-its task is taken. A row has a mean where it has a value in every column.
+its task is taken. A row has a mean where it has a value in every column, and all metrics are of one
+kind ("classification/...").
 """
 
 from __future__ import annotations
@@ -31,37 +34,51 @@ class Column:
     Args:
         name: heading of the column and name of the folders of its runs.
         metric: key in results.json; "" takes the one that stands for the task.
-        table: where the paper has its numbers, as "Table 5".
-        rows: name of a row of the paper -> value; None where the paper has none.
+        tables: of the paper, as "Table 5" -> name of a row -> value; None where it has none.
     """
 
     name: str
     metric: str = ""
-    table: str = ""
-    rows: Mapping[str, float | None] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, paper: Mapping[str, Any] | None) -> Column:
-        """From the ``paper`` of a config.
+        """From the ``paper`` of a config: of one table, or of several.
 
         Raises:
             ValueError: something that ``paper`` does not have.
         """
         paper = dict(paper or {})
-        unknown = sorted(set(paper) - {"table", "metric", "rows"})
+        unknown = sorted(set(paper) - {"metric", "table", "rows", "tables"})
         if unknown:
             raise ValueError(
-                f"paper of {name!r} has {unknown[0]!r}; it takes 'table', 'metric' and 'rows'."
+                f"paper of {name!r} has {unknown[0]!r}; it takes 'table', 'metric' and 'rows', or "
+                "'metric' and 'tables'."
             )
-        return cls(name, **paper)
+        tables = dict(paper.get("tables") or {})
+        if "rows" in paper or "table" in paper:
+            if tables:
+                raise ValueError(
+                    f"paper of {name!r} has 'tables' and 'table' or 'rows' too; put the rows of "
+                    "every table into 'tables'."
+                )
+            tables = {paper.get("table", ""): paper.get("rows", {})}
+        return cls(name, paper.get("metric", ""), tables)
+
+
+def results_folder(folder: Path) -> Path:
+    """Where the results of a run lie: in its folder, or in that of a sweep's last training."""
+    final = folder / "final"
+    return final if final.is_dir() else folder
 
 
 def is_finished(folder: Path) -> bool:
     """Whether a run is trained and evaluated: a suite says so, or its files look like it."""
-    if not (folder / "results.json").is_file():
+    place = results_folder(folder)
+    if not (place / "results.json").is_file():
         return False
     record = read_record(folder)
-    return record["status"] == 0 if record else (folder / "model_final.pth").is_file()
+    return record["status"] == 0 if record else (place / "model_final.pth").is_file()
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -81,7 +98,7 @@ def measured(folder: Path, metric: str) -> tuple[str, float | None]:
     """
     if not is_finished(folder):
         return metric, None
-    for metrics in json.loads((folder / "results.json").read_text()).values():
+    for metrics in json.loads((results_folder(folder) / "results.json").read_text()).values():
         name = metric or headline(metrics)
         if name in metrics:
             return name, metrics[name]
@@ -101,36 +118,45 @@ def build_table(folder: Path, columns: Sequence[Column], rows: Sequence[str]) ->
         "" for our rows, a value or a mean is None where it is not known.
     """
     there = {
-        path.parent.parent.name
+        path.parent.name
         for column in columns
-        for path in folder.glob(f"*/{column.name}/*.json")
+        for path in folder.glob(f"*/{column.name}")
+        if any(path.glob("*.json")) or any(results_folder(path).glob("*.json"))
     }
     metrics = {column.name: column.metric for column in columns}
-    lines = []
+    found = []
     for row in [*rows, *sorted(there - set(rows))]:
         values = {}
         for column in columns:
             name, values[column.name] = measured(folder / row / column.name, column.metric)
             metrics[column.name] = name or metrics[column.name]
-        lines.append(_line(row, "", values))
-    sources = {(row, column.table): None for column in columns for row in column.rows}
+        found.append((row, "", values))
+    sources = {(r, t): None for column in columns for t, of in column.tables.items() for r in of}
     for row, table in sources:
-        values = {c.name: c.rows.get(row) if c.table == table else None for c in columns}
-        lines.append(_line(row, table, values))
+        found.append((row, table, {c.name: c.tables.get(table, {}).get(row) for c in columns}))
     named = [{"name": column.name, "metric": metrics[column.name]} for column in columns]
+    comparable = _comparable(named)
+    lines = [
+        {"name": row, "table": table, "values": values, "mean": _mean(values, comparable)}
+        for row, table, values in found
+    ]
     return {"columns": named, "rows": lines}
 
 
-def _line(name: str, table: str, values: dict[str, float | None]) -> dict[str, Any]:
+def _comparable(columns: Sequence[Mapping[str, str]]) -> bool:
+    """Whether a mean over these columns means something: the metrics known are of one kind."""
+    return len({c["metric"].split("/")[-2:][0] for c in columns if c["metric"]}) <= 1
+
+
+def _mean(values: Mapping[str, float | None], comparable: bool) -> float | None:
     known = [value for value in values.values() if value is not None]
-    mean = fmean(known) if len(known) == len(values) else None
-    return {"name": name, "table": table, "values": values, "mean": mean}
+    return fmean(known) if comparable and len(known) == len(values) else None
 
 
 def to_markdown(table: Mapping[str, Any]) -> str:
     """The table for readers; ours in bold, a dash for what is not known."""
     names = [column["name"] for column in table["columns"]]
-    several = len(names) > 1
+    several = len(names) > 1 and _comparable(table["columns"])
     header = ["", *names, *(["mean"] if several else [])]
     lines = [header, ["---", *(["---:"] * (len(header) - 1))]]
     for row in table["rows"]:

@@ -15,34 +15,33 @@ readers of the mappers:
     labels      a label or depth map of another size than its image, or with values out of range
     annotation  an annotation of an unknown image, an id that two annotations share
 
+Of pseudo-labelled images the labels are looked at instead of annotations (``check_pseudo``).
 Works for any dataset of Detectron2's catalogs: what metadata and records do not say is not checked.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 import os
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.structures import BoxMode
 from tqdm import tqdm
 
+from gppf_d2.data.check_pseudo import pseudo_problems
 from gppf_d2.data.index.catalog import open_records
 from gppf_d2.data.index.json_stream import JsonStream
 from gppf_d2.data.mappers.depth import read_depth
 from gppf_d2.data.mappers.normals import read_normals
 from gppf_d2.data.mappers.reading import read_image
 from gppf_d2.data.mappers.semantic import read_labels
+from gppf_d2.data.problems import Problem, object_problems, sentence, unreadable
 
 # metadata that name files or folders
 PATHS = ("json_file", "image_root", "sem_seg_root", "hierarchy_file")
@@ -62,31 +61,15 @@ OFFICIAL_SIZES = {
     "ade20k_sem_seg_train": 20_210,
     "ade20k_sem_seg_val": 2_000,
     "voc_2012_aug_sem_seg_train": 10_582,
+    "voc_2012_sem_seg_train": 1_464,
     "voc_2012_sem_seg_val": 1_449,
     "coco_stuff_164k_sem_seg_train": 118_287,
     "coco_stuff_164k_sem_seg_val": 5_000,
     "coco_stuff_10k_sem_seg_train": 9_000,
     "coco_stuff_10k_sem_seg_test": 1_000,
 }
-OUTSIDE = 1.0  # pixels by which a box may leave its image: some sets count from 1
 LISTS = ("pos_category_ids", "neg_category_ids", "not_exhaustive_category_ids")
 BATCH = 16
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is missing or broken.
-
-    Attributes:
-        kind: first column of the table in the module's docstring.
-        text: one sentence.
-    """
-
-    kind: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.text}"
 
 
 def check_dataset(
@@ -130,7 +113,7 @@ def check_dataset(
         try:
             yield from json_problems(paths["json_file"], quiet)
         except ValueError as error:
-            yield Problem("dataset", _sentence(error))
+            yield Problem("dataset", sentence(error))
             return
         except (KeyError, TypeError, AttributeError) as error:
             text = f"'{paths['json_file']}' has an entry that is not COCO's: {error!r}"
@@ -139,7 +122,7 @@ def check_dataset(
     try:
         records = open_records(name)
     except (OSError, ValueError, KeyError, AssertionError) as error:
-        yield Problem("dataset", _sentence(error))
+        yield Problem("dataset", sentence(error))
         return
     official = OFFICIAL_SIZES.get(name, metadata.get("official_size"))
     if official is not None and len(records) != official and not partial:
@@ -160,7 +143,8 @@ def _records_problems(
     """All objects of all records, and the files of the sample."""
     count = len(records) if sample is None else min(sample, len(records))
     chosen = {index * len(records) // count for index in range(count)}
-    objects = len(records) > 0 and "annotations" in records[0]
+    first = records[0] if len(records) else {}
+    objects = "annotations" in first and "pseudo_shard" not in first
 
     def look(indices: list[int]) -> list[list[Problem]]:
         return [
@@ -247,10 +231,12 @@ def record_problems(
         files: read the files too.
     """
     file_name = record["file_name"]
+    if "pseudo_shard" in record:  # what else it says is looked at under its own dataset's name
+        return list(pseudo_problems(record)) if files else []
     problems = list(_file_problems(record, metadata)) if files else []
     problems += _class_problems(record, metadata)
     for annotation in record.get("annotations", ()):
-        for kind, text in _annotation_problems(annotation, record, metadata.get("thing_classes")):
+        for kind, text in object_problems(annotation, record, metadata.get("thing_classes")):
             problems.append(Problem(kind, f"'{file_name}' {text}"))
     return problems
 
@@ -261,19 +247,13 @@ def _file_problems(record: Mapping[str, Any], metadata: Metadata) -> Iterator[Pr
     try:
         height, width = read_image(image, "RGB").shape[:2]
     except OSError as error:
-        yield _unreadable(error, record.get("tar_file", file_name))
+        yield unreadable(error, record.get("tar_file", file_name))
         return
     said = record.get("height", height), record.get("width", width)
     if said != (height, width):
         text = f"'{file_name}' is {width} x {height}, its annotation says {said[1]} x {said[0]}"
         yield Problem("size", text)
     yield from _map_problems({**record, "height": height, "width": width}, metadata)
-
-
-def _unreadable(error: OSError, file_name: str) -> Problem:
-    if isinstance(error, FileNotFoundError):
-        return Problem("missing", f"'{error.filename or file_name}' does not exist")
-    return Problem("unreadable", _sentence(error))
 
 
 def _map_problems(record: Mapping[str, Any], metadata: Metadata) -> Iterator[Problem]:
@@ -289,9 +269,9 @@ def _map_problems(record: Mapping[str, Any], metadata: Metadata) -> Iterator[Pro
         try:
             read()
         except OSError as error:
-            yield _unreadable(error, record[key])
+            yield unreadable(error, record[key])
         except ValueError as error:
-            yield Problem("labels", _sentence(error))
+            yield Problem("labels", sentence(error))
 
 
 def _class_problems(record: Mapping[str, Any], metadata: Metadata) -> Iterator[Problem]:
@@ -307,62 +287,3 @@ def _class_problems(record: Mapping[str, Any], metadata: Metadata) -> Iterator[P
         if wrong:
             text = f"'{file_name}' has {wrong[0]} in '{key}', expected 0 to {len(things) - 1}"
             yield Problem("category", text)
-
-
-def _annotation_problems(
-    annotation: Mapping[str, Any], record: Mapping[str, Any], classes: Sequence[str] | None
-) -> Iterator[tuple[str, str]]:
-    """(kind, end of the sentence)."""
-    category = annotation.get("category_id", 0)
-    if category < 0 or (classes and category >= len(classes)):
-        limit = f"0 to {len(classes) - 1}" if classes else "0 or more"
-        yield "category", f"has an object of category {category}, expected {limit}"
-    if annotation.get("bbox_mode") in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
-        yield from _box_problems(annotation, record)
-    mask = annotation.get("segmentation")
-    if isinstance(mask, list):
-        for polygon in mask:
-            values = np.asarray(polygon, dtype=float).reshape(-1)
-            if len(values) < 6 or len(values) % 2 or not np.isfinite(values).all():
-                yield "mask", "has a polygon that is none: an odd number, below 6, or not finite"
-    elif isinstance(mask, Mapping):
-        yield from _rle_problems(mask, record)
-
-
-def _box_problems(
-    annotation: Mapping[str, Any], record: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
-    mode, found = BoxMode(annotation["bbox_mode"]), annotation.get("bbox")
-    try:
-        x0, y0, x1, y1 = box = [float(value) for value in found]
-    except (TypeError, ValueError):
-        yield "box", f"has {found!r} for a box, expected four numbers"
-        return
-    if mode == BoxMode.XYWH_ABS:
-        x1, y1 = x0 + x1, y0 + y1
-    width, height = record.get("width", math.inf), record.get("height", math.inf)
-    if not (x0 < x1 < math.inf and y0 < y1 < math.inf):
-        fault = "without area"
-    elif min(x0, y0) < -OUTSIDE or x1 > width + OUTSIDE or y1 > height + OUTSIDE:
-        fault = "that leaves the image"
-    else:
-        return
-    shown = [round(value, 2) for value in box]
-    yield "box", f"has a box {fault}, {mode.name.removesuffix('_ABS')} {shown}"
-
-
-def _rle_problems(mask: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    try:
-        height, width = size = [int(value) for value in mask["size"]]
-        if "height" in record and size != [record["height"], record["width"]]:
-            yield "mask", f"has a mask of {width} x {height}, not of the size of the image"
-        rle = mask if not isinstance(mask["counts"], list) else mask_util.frPyObjects(mask, *size)
-        if not mask_util.area(rle):
-            yield "mask", "has a mask without a pixel"
-    except (TypeError, ValueError, KeyError) as error:
-        yield "mask", f"has a run-length mask that is none ({error!r})"
-
-
-def _sentence(error: BaseException) -> str:
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(text).split())

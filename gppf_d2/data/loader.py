@@ -67,16 +67,16 @@ def build_train_loader(
         {task: sources[task] for task in tasks}, {task: plan.streams[task] for task in tasks}, seed
     )
     if num_workers:
-        _allow_open_files()
+        allow_open_files()
     loader = DataLoader(
         samples,
         sampler=_ScheduledKeys(plan.copy(), ranks),  # type: ignore[arg-type]
         batch_size=None,  # a key is a whole batch already
-        collate_fn=_as_it_is,
+        collate_fn=as_it_is,
         num_workers=num_workers,
         pin_memory=pin_memory and torch.cuda.is_available(),
         prefetch_factor=prefetch_factor if num_workers else None,
-        worker_init_fn=_prepare_worker,
+        worker_init_fn=prepare_worker,
         # DataLoader draws a seed for its workers that nobody uses: not from the global generator.
         generator=torch.Generator(),
     )
@@ -167,7 +167,7 @@ def _check_source(task: str, plan: StreamPlan, sources: Mapping[str, TaskSource]
         )
 
 
-def _allow_open_files() -> None:
+def allow_open_files() -> None:
     """Raise this process's limit of open files, as far as the system lets it.
 
     Every tensor that a worker hands over is an open file until it is taken: a few batches of
@@ -181,11 +181,11 @@ def _allow_open_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
-def _as_it_is(item: Any) -> Any:
+def as_it_is(item: Any) -> Any:
     return item
 
 
-def _prepare_worker(worker_id: int) -> None:
+def prepare_worker(worker_id: int) -> None:
     """Leave signals to the main process, which ends its workers after its last checkpoint.
 
     Ctrl-C and a scheduler's SIGTERM reach the workers as well; one that dies of them would fail the

@@ -25,7 +25,7 @@ from detectron2.structures import BoxMode
 
 from gppf_d2.data.index.coco import CocoJsonSource
 from gppf_d2.data.index.opening import open_source
-from gppf_d2.data.index.source import Source
+from gppf_d2.data.index.source import DerivedSource, Source
 
 # what tells which files an entry of Detectron2 reads
 _PATHS = ("json_file", "image_root", "sem_seg_root")
@@ -45,7 +45,7 @@ class Entry:
     root: str
     load: Callable[[], list[dict]] | None = None
     hint: str = ""
-    source: Source | None = None
+    source: Source | DerivedSource | None = None
 
     def __call__(self) -> list[dict]:
         """All records, each a dict of its own.
@@ -82,7 +82,7 @@ def register_dataset(
     load: Callable[[], list[dict]] | None = None,
     *,
     hint: str = "",
-    source: Source | None = None,
+    source: Source | DerivedSource | None = None,
     **metadata: Any,
 ) -> None:
     """Register a dataset and its metadata in Detectron2's catalogs.

@@ -172,7 +172,7 @@ class Samples(Dataset):
                 name = _file_name(record, name)
                 sample = source.mapper(record)
             except Exception as error:
-                if not _is_corrupt(error):
+                if not is_corrupt(error):
                     raise LoaderError(
                         f"The mapper of task {task!r} failed on {name}: {_describe(error)}."
                     ) from error
@@ -190,7 +190,7 @@ class Samples(Dataset):
         )
 
 
-def _is_corrupt(error: Exception) -> bool:
+def is_corrupt(error: Exception) -> bool:
     """Whether another sample may do better: not after a mistake in code, nor on a full machine."""
     if isinstance(error, OSError) and error.errno in _EXHAUSTED:
         return False

@@ -81,8 +81,7 @@ def evaluate_tasks(
             with _head_on_every_rank(cfg, model, task, groups, owners):
                 for evaluation in task.evaluators:
                     metrics = _evaluate(cfg, model, task, evaluation, groups)
-                    prefix = f"{evaluation.dataset}/" if len(task.evaluators) > 1 else ""
-                    found.update({prefix + key: value for key, value in metrics.items()})
+                    found |= _named(metrics, evaluation, len(task.evaluators) > 1, found)
         except AgreedError as error:
             failure = failure or error
             logger.error("%s", error)
@@ -95,6 +94,17 @@ def evaluate_tasks(
     if failure is not None:
         raise failure
     return results
+
+
+def _named(
+    metrics: Mapping[str, float], evaluation: Evaluation, several: bool, known: Mapping
+) -> dict[str, float]:
+    """Metrics under the name of the dataset where a task has several evaluations, and under the
+    label too where two labels of one kind are evaluated on one dataset."""
+    prefix = f"{evaluation.dataset}/" if several else ""
+    if evaluation.label and any(prefix + key in known for key in metrics):
+        prefix += f"{evaluation.label}/"
+    return {prefix + key: value for key, value in metrics.items()}
 
 
 @contextmanager
@@ -159,7 +169,7 @@ def _evaluate(
 
 def _infer(model: MultiTaskModel, name: str, evaluation: Evaluation, loader, evaluator) -> None:
     """This rank's share of the images, with a progress line every few seconds."""
-    plain = functools.partial(model.inference, name)
+    plain = functools.partial(model.inference, name, label=evaluation.label)
     inference = augmented(plain, instantiate(evaluation.tta))
     start = said = time.perf_counter()
     with ExitStack() as stack:

@@ -35,6 +35,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Group the trainable parameters of a ``MultiTaskModel`` for a torch optimizer.
 
+    A module of a head says with an attribute ``undecayed = True`` that its own parameters have no
+    weight decay, whatever the arguments are.
+
     Args:
         model: with ``backbone``, ``controllers`` and ``heads``.
         weight_decay: of everything that has no value of its own; None leaves the optimizer's.
@@ -63,7 +66,9 @@ def parameter_groups(
                 decay, multiplier = 0.0, controller_lr_multiplier
             else:
                 multiplier = backbone_lr_multiplier if name.startswith("backbone.") else 1.0
-                if key in by_name:
+                if getattr(module, "undecayed", False) is True:
+                    decay = 0.0
+                elif key in by_name:
                     decay = by_name[key]
                 elif isinstance(module, _NORMS) and weight_decay_norm is not None:
                     decay = weight_decay_norm

@@ -27,9 +27,10 @@ from gppf_d2.modeling.heads import check_input_format, replace_sync_norms
 from gppf_d2.modeling.multitask import MultiTaskModel
 from gppf_d2.modeling.pretrained import load_pretrained
 from gppf_d2.tasks.random import hash64
+from gppf_d2.tasks.repeats import equal_shares, repeat_factors
 from gppf_d2.tasks.schedule import Schedule
 from gppf_d2.tasks.spec import Task, tasks_from_config
-from gppf_d2.tasks.stream import Stream, repeat_factors
+from gppf_d2.tasks.stream import Stream
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,8 @@ def add_head(cfg: DictConfig, model: MultiTaskModel, task: Task) -> None:
     replace_sync_norms(head)
     check_input_format(task.name, head, list(cfg.input.pixel_mean), list(cfg.input.pixel_std))
     check_pixel_format(f"The head of task {task.name!r}", getattr(head, "input_format", None), cfg)
+    for evaluation in task.evaluators:
+        model.check_label(task.name, evaluation.label)
 
 
 def check_pixel_format(what: str, found: str | None, cfg: DictConfig) -> None:
@@ -225,48 +228,89 @@ def load_records(names: Iterable[str]) -> RecordSequence:
     Raises:
         UserError: an unknown or an empty dataset.
     """
+    return concatenate(_load_datasets(names))
+
+
+def _load_datasets(names: Iterable[str]) -> list[RecordSequence]:
+    """See ``load_records``; a sequence for each name."""
     register_all()
     found: list[RecordSequence] = []
     for name in names:
-        if name not in DatasetCatalog:
-            known = sorted(DatasetCatalog.list())
-            near = difflib.get_close_matches(name, known, n=4, cutoff=0.4)
-            raise UserError(
-                f"There is no dataset {name!r}; close to it are {', '.join(near) or 'none'} "
-                f"(of {len(known)} registered). Register it, or mend the name in the config."
-            )
+        _check_registered(name)
         records = open_records(name)
         if not len(records):
             raise UserError(f"The dataset {name!r} has no sample; check its folder and its lists.")
         found.append(records)
-    return concatenate(found)
+    return found
+
+
+def _check_registered(name: str) -> None:
+    if name not in DatasetCatalog:
+        known = sorted(DatasetCatalog.list())
+        near = difflib.get_close_matches(name, known, n=4, cutoff=0.4)
+        raise UserError(
+            f"There is no dataset {name!r}; close to it are {', '.join(near) or 'none'} "
+            f"(of {len(known)} registered). Register it, or mend the name in the config."
+        )
 
 
 def build_data(
     tasks: Mapping[str, Task], held: Iterable[str], seed: int, cfg: DictConfig
 ) -> tuple[dict[str, TaskSource], dict[str, Stream]]:
-    """Sources and streams of the held tasks."""
+    """Sources and streams of the held tasks.
+
+    A mapper whose class says ``reads_dataset_name = True`` gets records with "dataset_name"; its
+    ``dataset_names`` are those that it treats in a way of their own, and must exist.
+    """
     sources: dict[str, TaskSource] = {}
     streams: dict[str, Stream] = {}
     for name in held:
         task = tasks[name]
-        records = load_records(task.train)
-        if task.filter_empty:
-            records = records.select(records.annotated())
-        factors = None
-        if task.repeat_threshold > 0:
-            factors = repeat_factors(records.categories(), task.repeat_threshold)
-        streams[name] = Stream(name, len(records), seed, repeat_factors=factors)
         mapper = instantiate(task.mapper)
         image_format = getattr(mapper, "image_format", None)
         check_pixel_format(f"The mapper of task {name!r}", image_format, cfg)
+        parts = _training_records(task)
+        if getattr(mapper, "reads_dataset_name", False):
+            for dataset in mapper.dataset_names:
+                _check_registered(dataset)
+            parts = [part.named(dataset) for part, dataset in zip(parts, task.train)]
+        records = concatenate(parts)
+        factors = None
+        if task.repeat_threshold > 0:
+            factors = repeat_factors(records.categories(), task.repeat_threshold)
+        if task.equal_datasets:
+            factors = equal_shares([len(part) for part in parts], factors)
+        streams[name] = Stream(name, len(records), seed, repeat_factors=factors)
         sources[name] = TaskSource(
             records, mapper, batch_transform=instantiate(task.batch_transform)
         )
         logger.info(
-            "Task %s: %d training samples from %s", name, len(records), ", ".join(task.train)
+            "Task %s: %d training samples from %s%s",
+            name,
+            len(records),
+            ", ".join(task.train),
+            " in equal shares" if task.equal_datasets else "",
         )
     return sources, streams
+
+
+def _training_records(task: Task) -> list[RecordSequence]:
+    """The records of each dataset of a task, without those that ``filter_empty`` leaves out.
+
+    Raises:
+        UserError: an unknown dataset, or one of which no record is left.
+    """
+    parts = []
+    for name, records in zip(task.train, _load_datasets(task.train)):
+        if task.filter_empty and {"annotations", "label"} & records[0].keys():
+            records = records.select(records.annotated())
+            if not len(records):
+                raise UserError(
+                    f"filter_empty leaves no image of dataset {name!r} to task {task.name!r}: none "
+                    "has an object that is not a crowd; set filter_empty=False, or leave it out."
+                )
+        parts.append(records)
+    return parts
 
 
 def check_evaluations(tasks: Mapping[str, Task], best: Iterable[str]) -> None:

@@ -223,7 +223,7 @@ def _check_backbone(
     if problem:
         theirs = run.config.get("backbone") or {}
         size = ", ".join(
-            f"{key}={theirs[key]}" for key in ("depth", "size", "embed_dim", "depths")
+            f"{key}={theirs[key]}" for key in ("depth", "size", "embed_dim", "depths", "model")
             if theirs.get(key) is not None
         )  # fmt: skip
         raise UserError(

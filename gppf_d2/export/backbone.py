@@ -1,4 +1,4 @@
-"""Take one task's route out of a lego checkpoint and write it as a plain ResNet or Swin.
+"""Take one task's route out of a lego checkpoint and write it as a plain backbone.
 
     checkpoint ──► argmax route of the task ──► plain state dict ──► names of the target layout
                ──► weights file + ``<weights file>.json``: what they are, the settings they need
@@ -31,10 +31,22 @@ from gppf_d2.export.loading import snippets
 from gppf_d2.export.resnet import ResNetFacts
 from gppf_d2.export.route import Route, as_learned, plain_state, route_in_file, route_of
 from gppf_d2.export.swin import SwinFacts
-from gppf_d2.modeling.layouts import CONSTANTS, LAYOUTS, RESNET, SWIN, Family, family_of, to_layout
+from gppf_d2.export.timm import TimmFacts
+from gppf_d2.modeling.layouts import (
+    CONSTANTS,
+    LAYOUTS,
+    RESNET,
+    SWIN,
+    TIMM,
+    Family,
+    family_of,
+    to_layout,
+)
 from gppf_d2.modeling.weight_files import METADATA_KEY
 
-FACTS: dict[Family, type[BackboneFacts]] = {RESNET: ResNetFacts, SWIN: SwinFacts}
+FACTS: dict[Family, type[BackboneFacts]] = {
+    RESNET: ResNetFacts, SWIN: SwinFacts, TIMM: TimmFacts,
+}  # fmt: skip
 SUFFIXES = {
     "detectron2": (".pth", ".pkl", ".safetensors"),
     "torchvision": (".pth", ".safetensors"),
@@ -184,6 +196,7 @@ def _metadata(facts: BackboneFacts, route: Route, layout: str) -> dict[str, Any]
         "architecture": facts.title,
         **asdict(facts),
         "norm": facts.norm,
+        "wrapper": facts.wrapper if layout == "detectron2" else "",
         **known,
         "layers": list(route.layers),
         "route": list(route.units),

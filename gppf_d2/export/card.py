@@ -55,6 +55,8 @@ def _summary(metadata: Mapping[str, Any], name: str) -> str:
     if units == 1:
         lego = "a backbone with one unit in every layer"
     trained = f"trained jointly on {len(tasks)} tasks" if len(tasks) > 1 else "trained on one task"
+    wrapper = metadata.get("wrapper")
+    needs = f"gppf_d2 for one class, `{wrapper}`" if wrapper else "nothing of gppf_d2"
     rows = [
         ("architecture", metadata["architecture"]),
         ("parameters", f"{metadata['num_parameters'] / 1e6:.1f} M, without a classifier"),
@@ -66,8 +68,7 @@ def _summary(metadata: Mapping[str, Any], name: str) -> str:
     return (
         f"# {metadata['architecture']} along {along}\n\n"
         f"A plain {metadata['architecture']} for {library}, taken out of {lego}, {trained} with "
-        f"gppf_d2, an implementation of {PAPER}. It needs nothing of gppf_d2.\n\n"
-        + _table(("", ""), rows)
+        f"gppf_d2, an implementation of {PAPER}. It needs {needs}.\n\n" + _table(("", ""), rows)
     )
 
 

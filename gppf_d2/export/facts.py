@@ -3,7 +3,8 @@
 Exported weights load into a stock model and are silently wrong where it normalises its input
 otherwise, takes BGR, or, a ResNet, strides in the other convolution. So the exporter writes the
 facts beside the weights, and a recipe in the words of each library. A family of backbones
-(`resnet`, `swin`) says how its facts are read from tensors and config, and what follows from them.
+(`resnet`, `swin`, `timm`) says how its facts are read from tensors and config, and what follows
+from them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ class BackboneFacts(ABC):
     pixel_format: str
     pixel_mean: tuple[float, ...]
     pixel_std: tuple[float, ...]
+
+    @property
+    def wrapper(self) -> str:
+        """The class of this package that Detectron2 needs for the backbone; "" where it has one of
+        its own."""
+        return ""
 
     @classmethod
     @abstractmethod
@@ -78,6 +85,15 @@ class BackboneFacts(ABC):
         Args:
             library: "torchvision" or "timm".
         """
+
+    def load_into_stock(self, library: str, read: str) -> str:
+        """Python that loads the weights into the `stock_model`.
+
+        Args:
+            library: "torchvision" or "timm".
+            read: Python that reads them.
+        """
+        return f"model.load_state_dict({read})  # strict: every tensor has its place"
 
     def recipe(self, layout: str) -> dict[str, Any]:
         """The settings under which a stock model computes what the exported route computes.

@@ -1,7 +1,7 @@
 """Python that loads an exported backbone with the libraries alone, for people to copy.
 
 Every piece runs as it stands in the folder of the weights file; the tests run them. gppf_d2 is not
-needed by whoever uses an export.
+needed by whoever uses an export, but for the wrapper that Detectron2 needs around a model of timm.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _STOCK = """
 import torch
 {read_import}from torchvision.transforms.v2 import Normalize
 {build}
-model.load_state_dict({read})  # strict: every tensor has its place
+{load}
 normalize = Normalize({mean}, {std})  # of {pixel_format} images in [0, 1]
 """
 
@@ -90,10 +90,11 @@ def _stock(facts: BackboneFacts, library: str, name: str) -> str | None:
         return None
     recipe = facts.recipe(library)
     safe = name.endswith(".safetensors")
+    read = f'load_file("{name}")' if safe else f'torch.load("{name}", weights_only=True)'
     return _STOCK.strip().format(
         read_import="from safetensors.torch import load_file\n" if safe else "",
         build=build,
-        read=f'load_file("{name}")' if safe else f'torch.load("{name}", weights_only=True)',
+        load=facts.load_into_stock(library, read),
         mean=recipe["mean"],
         std=recipe["std"],
         pixel_format=facts.pixel_format,

@@ -18,19 +18,23 @@ State keys: ``backbone.<layer>.units.<k>.<stock name>``, ``controllers.<task>``,
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gppf_d2.modeling.head_losses import losses_of
+from gppf_d2.modeling.heads.multi_label import MultiLabelHead
 from gppf_d2.modeling.lego.backbone import LegoBackbone
 from gppf_d2.modeling.lego.controller import (
     Gate,
     check_mode,
     check_route,
     draw_gates,
+    equal_gates,
     gate_generator,
 )
 from gppf_d2.modeling.lego.recompute import local_statistics, training_mode
@@ -49,6 +53,24 @@ class _MicroStep:
     keys: tuple[int, int, int, int] = (0, 0, 0, 0)
     caller: str | None = None
     token: Tensor | None = None
+
+
+@dataclass
+class _SharedPasses:
+    """Passes of the backbone that heads share: their gates, input and features."""
+
+    out_features: list[str]
+    passes: list[tuple[list[Gate], list[Tensor], list[dict[str, Tensor]]]] = field(
+        default_factory=list
+    )
+
+    def find(self, xs: list[Tensor], gates: list[Gate]) -> list[dict[str, Tensor]] | None:
+        """The features of an equal pass."""
+        for old_gates, old_xs, features in self.passes:
+            same_route = len(old_xs) == len(xs) and all(map(equal_gates, old_gates, gates))
+            if same_route and all(map(torch.equal, old_xs, xs)):
+                return features
+        return None
 
 
 class MultiTaskModel(nn.Module):
@@ -107,6 +129,7 @@ class MultiTaskModel(nn.Module):
                 if self.modes[task] == "fixed":  # evaluation and export follow the logits
                     self.controllers[task][range(layers), route] = DECIDED
         self._step = _MicroStep()
+        self._shared: _SharedPasses | None = None
 
     def add_head(self, task: str, build: Callable[[], nn.Module]) -> None:
         """Build a task's head; `SharedBackbone` views made in it belong to this model and task.
@@ -135,9 +158,6 @@ class MultiTaskModel(nn.Module):
     def losses(self, task: str, samples: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Run a task's head in training mode.
 
-        A batch whose semantic labels are all "ignore" has nothing to learn: cross entropy gives
-        NaN, which is replaced by a zero that keeps the graph.
-
         Collective: all ranks must call it with their task, then `finish_micro_step`.
 
         Args:
@@ -153,13 +173,7 @@ class MultiTaskModel(nn.Module):
         """
         head = self._head(task)
         with training_mode(head, True):
-            losses = head(samples)
-        if not isinstance(losses, dict) or not losses:
-            raise TypeError(
-                f"The head of task {task!r} returned {type(losses).__name__} in training; "
-                "it must return a dict of named losses."
-            )
-        return _without_empty_losses(losses, head, samples)
+            return losses_of(head, samples, f"task {task!r}")
 
     def finish_micro_step(self) -> Tensor:
         """Join what the head left out, and give the anchor to add to the loss.
@@ -178,20 +192,66 @@ class MultiTaskModel(nn.Module):
         return step.token.sum()
 
     @torch.no_grad()
-    def inference(self, task: str, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def inference(
+        self, task: str, samples: list[dict[str, Any]], label: str = ""
+    ) -> list[dict[str, Any]]:
         """Run a task's head in evaluation mode; no collective.
 
         Args:
             task: a task whose head is here.
             samples: what the task's mapper made.
+            label: of a multi-label head the one label head to run; "" runs all.
 
         Returns:
             One dict per sample: {"instances"}, {"sem_seg"}, {"classes"}, {"depth"} or the head's
             own.
+
+        Raises:
+            KeyError: the head, or the label, is not here.
         """
+        self.check_label(task, label)
         head = self._head(task)
         with training_mode(head, False):
-            return head(samples)
+            return head.outputs(samples, [label])[label] if label else head(samples)
+
+    def check_label(self, task: str, label: str) -> None:
+        """Refuse a label that the head of a task does not have; "" stands for all it has.
+
+        Raises:
+            KeyError: the head, or the label, is not here.
+        """
+        head = self._head(task)
+        labels = list(head.heads) if isinstance(head, MultiLabelHead) else []
+        if label and label not in labels:
+            theirs = f"its labels are {', '.join(labels)}" if labels else "leave `label` out"
+            raise KeyError(
+                f"The head of task {task!r}, a {type(head).__name__}, has no label {label!r}; "
+                f"{theirs}."
+            )
+
+    @contextmanager
+    def shared_features(self, tasks: Iterable[str]) -> Iterator[None]:
+        """In this block, evaluations of the backbone with equal gates and equal images are one.
+
+        So several heads that follow one route cost one pass for a batch, with the numbers of a pass
+        each. Leave the block after every batch: it keeps the features. Heads must not write into
+        them.
+
+        Args:
+            tasks: whose heads are called in the block; a pass gives what any of them needs.
+
+        Raises:
+            KeyError: the head of a task is not here.
+        """
+        modules = (module for task in tasks for module in self._head(task).modules())
+        views = [module for module in modules if isinstance(module, SharedBackbone)]
+        wanted = {name for view in views for name in view.out_features}
+        before = self._shared
+        self._shared = _SharedPasses([n for n in self.backbone.output_shape() if n in wanted])
+        try:
+            yield
+        finally:
+            self._shared = before
 
     def routes(self) -> dict[str, dict[str, list]]:
         """Per task the gates' "probabilities" [L][N] and their argmax, the "route" [L]."""
@@ -225,8 +285,7 @@ class MultiTaskModel(nn.Module):
         """
         with training_mode(self.backbone, training):
             if not training:
-                gates = self._gates(task, self.eval_mode, None)
-                return self.backbone(xs, gates, out_features)[0]
+                return self._evaluated(xs, self._gates(task, self.eval_mode, None), out_features)
             gates = self._gates(task, self.modes[task], gate_generator(*self._step.keys))
             if detached or not torch.is_grad_enabled():
                 return self._beside_the_graph(xs, gates, out_features)
@@ -239,6 +298,18 @@ class MultiTaskModel(nn.Module):
             self._step.caller = task
             features, self._step.token = self.backbone(xs, gates, out_features)
             return features
+
+    def _evaluated(
+        self, xs: list[Tensor], gates: list[Gate], out_features: Sequence[str]
+    ) -> list[dict[str, Tensor]]:
+        shared = self._shared
+        if shared is None or not set(out_features) <= set(shared.out_features):
+            return self.backbone(xs, gates, out_features)[0]
+        features = shared.find(xs, gates)
+        if features is None:
+            features = self.backbone(xs, gates, shared.out_features)[0]
+            shared.passes.append((gates, xs, features))
+        return [{name: one[name] for name in out_features} for one in features]
 
     @torch.no_grad()
     def _beside_the_graph(
@@ -257,21 +328,3 @@ class MultiTaskModel(nn.Module):
                 f"No head for task {task!r} here; heads: {', '.join(self.heads) or 'none'}."
             )
         return self.heads[task]
-
-
-def _without_empty_losses(
-    losses: Mapping[str, Tensor], head: nn.Module, samples: Any
-) -> dict[str, Tensor]:
-    """Turn losses that are NaN because all semantic labels are ignored into zeros with a graph."""
-    if not isinstance(samples, list) or not all("sem_seg" in sample for sample in samples):
-        return dict(losses)
-    ignore = {getattr(module, "ignore_value", None) for module in head.modules()} - {None} or {255}
-    empty = torch.stack(
-        [torch.stack([(s["sem_seg"] == v).all() for v in ignore]).any() for s in samples]
-    ).all()
-    return {
-        name: torch.where(empty.to(loss.device) & loss.isnan(), torch.zeros_like(loss), loss)
-        if len(losses) == 1 or "sem_seg" in name
-        else loss
-        for name, loss in losses.items()
-    }

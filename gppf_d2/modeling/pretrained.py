@@ -1,4 +1,4 @@
-"""Load a plain ImageNet ResNet or Swin into every unit of its lego.
+"""Load a plain ImageNet ResNet, Swin or model of timm into every unit of its lego.
 
 All N units of a layer start from the same block of the checkpoint; an optional relative Gaussian
 noise on the weights (not on biases and norms) of units 1..N-1 breaks the symmetry: without it the
@@ -9,7 +9,7 @@ share with it; the others keep their initial values and are reported as missing.
 
 What is wrong is refused before anything is written: another depth, another shape, and the stride
 in the other convolution of the bottleneck, which would load without a word and compute something
-else.
+else. A file for a `LegoTimm` has exactly the tensors of its model, besides its head.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from gppf_d2.modeling.layouts import CONSTANTS, Family, family_of, stock_name
+from gppf_d2.modeling.layouts import CONSTANTS, TIMM, Family, family_of, parts_of, stock_name
 from gppf_d2.modeling.weight_files import PlainWeights, read_plain_weights
 from gppf_d2.tasks.random import hash64
 
@@ -46,9 +46,9 @@ class LoadReport:
 
     Args:
         path: the file.
-        layout: "detectron2", "caffe2", "torchvision" (timm's ResNets too) or "timm" (its Swins).
+        layout: "detectron2", "caffe2", "torchvision" (timm's ResNets too) or "timm" (its others).
         num_units: N, into each of which the weights went.
-        architecture: such as "ResNet-50" or "Swin-2-2-6-2".
+        architecture: such as "ResNet-50", "Swin-2-2-6-2" or "efficientnet_b7".
         stages: prefixes of the names, for the table.
         matched: tensors loaded.
         identity: running statistics that the file has folded into the affine: set to mean 0,
@@ -59,6 +59,9 @@ class LoadReport:
         stride_in_1x1: the file's; None where it is not known.
         pixel_format: "RGB", "BGR", or None where it is not known.
         noise: standard deviation relative to the tensor's own, on units 1..N-1.
+        pixel_mean: that the weights expect, in grey levels; None where nobody says.
+        pixel_std: likewise.
+        pixels_by: who says it, "the file" or "timm", which knows a model's usual weights.
     """
 
     path: str
@@ -74,6 +77,9 @@ class LoadReport:
     stride_in_1x1: bool | None
     pixel_format: str | None
     noise: float
+    pixel_mean: tuple[float, ...] | None = None
+    pixel_std: tuple[float, ...] | None = None
+    pixels_by: str = ""
 
     def __str__(self) -> str:
         """A table of stages, then one line for everything that is not a plain match."""
@@ -84,13 +90,19 @@ class LoadReport:
             )
             for stage in self.stages
         ]
+        stride = f"stride of a bottleneck in the {_PLACE[self.stride_in_1x1]}, "
+        stride = "" if self.layout == "timm" else stride  # where there is no such choice
         lines = [
             f"{self.architecture} weights from {self.path} ({self.layout} layout) into each of "
             f"{self.num_units} unit(s) a layer",
             tabulate(rows, headers=["stage", "loaded", "set to identity", "missing"]),
-            f"stride of a bottleneck in the {_PLACE[self.stride_in_1x1]}, "
-            f"pixels {self.pixel_format or 'unknown'}, noise {self.noise:g}",
+            f"{stride}pixels {self.pixel_format or 'unknown'}, noise {self.noise:g}",
         ]
+        if self.pixel_mean and self.pixel_std:
+            lines.append(
+                f"by the word of {self.pixels_by} the weights expect input.pixel_mean="
+                f"{list(self.pixel_mean)} and input.pixel_std={list(self.pixel_std)}"
+            )
         for word in ("missing", "unexpected", "ignored"):
             names = getattr(self, word)
             if names:
@@ -113,7 +125,7 @@ def load_pretrained(
     broadcast.
 
     Args:
-        backbone: a ``LegoResNet`` or ``LegoSwin``.
+        backbone: a ``LegoResNet``, ``LegoSwin`` or ``LegoTimm``.
         path: ``.pth``, ``.pt``, ``.safetensors`` or a zoo ``.pkl``; see ``weight_files``.
         noise: symmetry breaking, the standard deviation relative to that of each weight tensor,
             >= 0.
@@ -132,9 +144,11 @@ def load_pretrained(
         raise ValueError(f"The noise is {noise}; give 0 for none or a positive fraction like 0.01.")
     state = backbone.state_dict()
     slots = _slots(backbone, state)
-    weights = read_plain_weights(path)
+    weights = read_plain_weights(path, [slot.name for slot in slots.values()])
     family, size = _check_size(weights, slots)
     _check_shapes(weights, state, slots)
+    if family is TIMM:
+        _check_whole(weights, slots, backbone.title)
     if not allow_stride_mismatch:
         _check_stride(weights, stride_in_1x1(backbone))
 
@@ -143,7 +157,9 @@ def load_pretrained(
     }
     loaded = {key: value for key, value in values.items() if value is not None}
     backbone.load_state_dict({**state, **loaded})
-    report = _report(weights, slots, loaded, family.title(size), noise)
+    title = getattr(backbone, "title", "") or family.title(size)
+    defaults = getattr(backbone, "input_defaults", {})
+    report = _report(weights, slots, loaded, title, noise, defaults)
     if report.missing or report.unexpected:
         logger.warning("Not everything matched.\n%s", report)
     return report
@@ -170,8 +186,8 @@ def _slots(backbone: nn.Module, state: Mapping[str, Tensor]) -> dict[str, _Slot]
     found = {key: _UNIT_KEY.fullmatch(key) for key in state if not key.endswith(CONSTANTS)}
     if not any(found.values()):
         raise ValueError(
-            f"{type(backbone).__name__} has no lego layers to load into; give a LegoResNet or a "
-            "LegoSwin."
+            f"{type(backbone).__name__} has no lego layers to load into; give a LegoResNet, "
+            "LegoSwin or LegoTimm."
         )
     return {
         key: _Slot(stock_name(f"{m['layer']}.{m['rest']}"), int(m["unit"])) if m else _Slot(key, 0)
@@ -197,18 +213,21 @@ def _report(
     loaded: Mapping[str, Tensor],
     architecture: str,
     noise: float,
+    defaults: Mapping[str, tuple[float, ...]],
 ) -> LoadReport:
+    said = weights.pixel_mean is not None and weights.pixel_std is not None
     wanted = {slot.name for slot in slots.values()}
     filled = {slots[key].name for key in loaded}
     left = {slot.name for key, slot in slots.items() if key not in loaded}
     unexpected = [name for name in weights.tensors if name not in wanted]
-    unexpected += [name for name in weights.others if _BACKBONE_LIKE.match(name)]
+    if weights.family is not TIMM:  # of which tensors of the backbone are all known
+        unexpected += [name for name in weights.others if _BACKBONE_LIKE.match(name)]
     return LoadReport(
         path=weights.path,
         layout=weights.layout,
         num_units=1 + max(slot.unit for slot in slots.values()),
         architecture=architecture,
-        stages=weights.family.stages,
+        stages=weights.family.stages or parts_of(slot.name for slot in slots.values()),
         matched=tuple(sorted(filled & weights.tensors.keys())),
         identity=tuple(sorted(filled - weights.tensors.keys())),
         missing=tuple(sorted(name for name in left if not name.endswith(_COUNTER))),
@@ -217,6 +236,9 @@ def _report(
         stride_in_1x1=weights.stride_in_1x1,
         pixel_format=weights.pixel_format,
         noise=noise,
+        pixel_mean=weights.pixel_mean if said else defaults.get("pixel_mean"),
+        pixel_std=weights.pixel_std if said else defaults.get("pixel_std"),
+        pixels_by="the file" if said else "timm" if defaults else "",
     )
 
 
@@ -249,6 +271,20 @@ def _check_shapes(
                 f"{tuple(state[key].shape)} in the lego; make the widths, groups or windows of the "
                 "backbone agree."
             )
+
+
+def _check_whole(weights: PlainWeights, slots: Mapping[str, _Slot], model: str) -> None:
+    """Refuse the weights of another model of timm, of which a part would load without a word."""
+    wanted = {slot.name for slot in slots.values()}
+    lacking = [name for name in wanted - weights.tensors.keys() if not name.endswith(_COUNTER)]
+    more = sorted(weights.tensors.keys() - wanted)
+    if lacking or more:
+        raise ValueError(
+            f"{weights.path!r} holds another model of timm than the lego's {model}: it lacks "
+            f"{len(lacking)} of {len(wanted)} tensors and has {len(more)} more (such as "
+            f"{(sorted(lacking) + more)[0].removeprefix('timm.')!r}); set backbone.model to the "
+            f"file's model, or give weights of {model}."
+        )
 
 
 def _check_stride(weights: PlainWeights, wanted: bool | None) -> None:

@@ -1,21 +1,22 @@
-"""Read a plain ResNet's or Swin's weights from a file of any origin, with Detectron2's names.
+"""Read a plain backbone's weights from a file of any origin, with Detectron2's names.
 
 Files: ``.pth``/``.pt`` (read with ``weights_only=True``), ``.safetensors``, and ``.pkl`` of the
 Detectron2 model zoo, which goes through Detectron2's own checkpointer. The layout (Detectron2,
 Caffe2, torchvision, timm) and the prefix of the names ("module.", "backbone.bottom_up.", ...) are
-read from the names themselves.
+read from the names themselves. Other models of timm than its ResNets and Swins are not known by
+their names: they are found by those of the `LegoTimm` that they are for.
 
 A state dict does not show where a bottleneck has its stride. It is known from the origin: Caffe2's
 and the zoo's ResNets have it in the 1x1 convolution and take BGR, torchvision's and timm's in the
 3x3 and take RGB (grouped ones, ResNeXt, have it in the 3x3 everywhere); files written by this
-package say it themselves. A Swin has no such choice.
+package say it themselves. Other backbones have no such choice.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,16 @@ from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
-from gppf_d2.modeling.layouts import CONSTANTS, RESNET, Family, detect, from_layout, is_bottleneck
+from gppf_d2.modeling.layouts import (
+    CONSTANTS,
+    RESNET,
+    TIMM,
+    Family,
+    detect,
+    find_prefix,
+    from_layout,
+    is_bottleneck,
+)
 
 SUFFIXES = (".pth", ".pt", ".safetensors", ".pkl")
 METADATA_KEY = "gppf_d2"  # under which files written by this package describe themselves
@@ -40,13 +50,15 @@ class PlainWeights:
     Args:
         path: the file.
         family: of the backbone.
-        layout: "detectron2", "caffe2", "torchvision" (timm's ResNets too) or "timm" (its Swins).
+        layout: "detectron2", "caffe2", "torchvision" (timm's ResNets too) or "timm" (its others).
         author: what the file says about its origin; "" where it says nothing.
         tensors: Detectron2's name, without prefix -> tensor.
         others: names in the file that are not tensors of the backbone (heads, ...).
         stride_in_1x1: where bottlenecks have their stride; None: not known, or the blocks have no
             choice.
         pixel_format: "RGB", "BGR", or None where it is not known.
+        pixel_mean: per channel in that order, in grey levels; None where the file does not say.
+        pixel_std: likewise.
     """
 
     path: str
@@ -57,14 +69,18 @@ class PlainWeights:
     others: tuple[str, ...] = field(default=())
     stride_in_1x1: bool | None = None
     pixel_format: str | None = None
+    pixel_mean: tuple[float, ...] | None = None
+    pixel_std: tuple[float, ...] | None = None
 
 
-def read_plain_weights(path: str | os.PathLike) -> PlainWeights:
+def read_plain_weights(path: str | os.PathLike, wanted: Collection[str] = ()) -> PlainWeights:
     """Read the backbone of a plain checkpoint.
 
     Args:
         path: a local file, or an address that Detectron2's path manager knows
             (``detectron2://...``).
+        wanted: Detectron2's names of the tensors of the backbone that the weights are for; a timm
+            model is found by them, other families without.
 
     Raises:
         ValueError: no such file, unknown suffix, unreadable, or no plain backbone in it.
@@ -77,18 +93,27 @@ def read_plain_weights(path: str | os.PathLike) -> PlainWeights:
             f"{path!r} is a lego checkpoint, not a plain backbone; say with train.init_route which "
             "route to take, or export one with `python -m gppf_d2.tools.export_backbone`."
         )
+    of_timm = any(map(TIMM.owns, wanted))
     try:
-        family, layout, prefix = detect(state)
+        if of_timm:
+            family, layout, prefix = TIMM, "timm", find_prefix(state, wanted)
+        else:
+            family, layout, prefix = detect(state)
     except ValueError as error:
+        fitting = "timm's weights of the model that backbone.model names"
+        fitting = fitting if of_timm else "a plain ResNet of depth 18 to 152 or a plain Swin"
         raise ValueError(
-            f"{path!r} cannot be loaded as a backbone: {error}; give a plain ResNet of depth 18 to "
-            "152 or a plain Swin."
+            f"{path!r} cannot be loaded as a backbone: {error}; give {fitting}."
         ) from None
     tensors, others = _rename(state, family, layout, prefix)
+    if of_timm:
+        tensors, heads = _without_heads(tensors, wanted)
+        others += [prefix + name.removeprefix("timm.") for name in heads]
     stride, pixels = _origin(family, layout, author, metadata, tensors)
     return PlainWeights(
         path=path, family=family, layout=layout, author=author, tensors=tensors,
         others=tuple(others), stride_in_1x1=stride, pixel_format=pixels,
+        pixel_mean=_numbers(metadata, "pixel_mean"), pixel_std=_numbers(metadata, "pixel_std"),
     )  # fmt: skip
 
 
@@ -178,6 +203,19 @@ def _rename(
         else:
             tensors[plain] = tensor
     return tensors, others
+
+
+def _without_heads(
+    tensors: Mapping[str, Tensor], wanted: Collection[str]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of the modules that a lego's timm model has, and the names of the others."""
+    roots = {name.split(".")[1] for name in wanted}
+    kept = {name: tensor for name, tensor in tensors.items() if name.split(".")[1] in roots}
+    return kept, [name for name in tensors if name not in kept]
+
+
+def _numbers(metadata: Mapping[str, Any], key: str) -> tuple[float, ...] | None:
+    return tuple(map(float, metadata[key])) if metadata.get(key) else None
 
 
 def _origin(

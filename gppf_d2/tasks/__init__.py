@@ -7,6 +7,7 @@ on what.
 
 from gppf_d2.tasks.permutation import KeyedPermutation
 from gppf_d2.tasks.random import hash64, uniform
+from gppf_d2.tasks.repeats import equal_shares, repeat_factors
 from gppf_d2.tasks.schedule import POLICIES, Schedule, allocate_ranks
 from gppf_d2.tasks.spec import Evaluation, Task, restrict, tasks_from_config
 from gppf_d2.tasks.stream import (
@@ -15,7 +16,6 @@ from gppf_d2.tasks.stream import (
     Stream,
     StreamPlan,
     merge_states,
-    repeat_factors,
 )
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "StreamPlan",
     "Task",
     "allocate_ranks",
+    "equal_shares",
     "hash64",
     "merge_states",
     "repeat_factors",

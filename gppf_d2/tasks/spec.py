@@ -30,21 +30,25 @@ class Evaluation:
         mapper: lazy config of the callable record -> sample in evaluation.
         tta: lazy config of a test-time augmentation, a callable (inference, samples) -> outputs
             with inference: samples -> outputs of the head; None runs the head once.
+        label: the one label head of a multi-label head that is run and evaluated; "" runs all.
 
     Raises:
-        ValueError: a field is empty.
+        ValueError: a field is empty, or no such value.
     """
 
     dataset: str
     evaluator: Any
     mapper: Any
     tta: Any = None
+    label: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.dataset, str) or not self.dataset:
             raise ValueError(
                 f"dataset is {self.dataset!r}; an evaluation names one registered dataset."
             )
+        if not isinstance(self.label, str):
+            raise ValueError(f"label is {self.label!r}; give the name of a label head, or ''.")
         _require(self, "evaluator", "mapper")
 
 
@@ -64,8 +68,15 @@ class Task:
         evaluators: where and how the task is evaluated; dicts become ``Evaluation``.
         eval_period: iterations between evaluations; 0 takes the run's ``train.eval_period``.
         filter_empty: leave out training images without an object that is not a crowd, as Detectron2
-            does by default; images with a class count as having one.
-        repeat_threshold: frequency below which categories are oversampled (LVIS: 0.001); 0 is off.
+            does by default; images with a class count as having one. Every dataset is asked for its
+            own annotations, a pseudo-labelled one for those of the dataset that was labelled; one
+            without annotations of objects or classes, as a folder of images, stays whole. Pseudo
+            labels are not looked at: an image in which a teacher found nothing is a negative.
+        repeat_threshold: frequency below which categories are oversampled (LVIS: 0.001), counted
+            over all of ``train``; 0 is off.
+        equal_datasets: draw from every dataset of ``train`` with equal probability, whatever their
+            sizes (supervised multi-task training, MuST section 4.2); within a dataset
+            ``repeat_threshold`` decides. False draws uniformly from the union.
         batch_transform: lazy config of a callable list of samples -> list of samples that mixes a
             whole batch (as MixUp does), or None.
 
@@ -84,6 +95,7 @@ class Task:
     eval_period: int = 0
     filter_empty: bool = False
     repeat_threshold: float = 0.0
+    equal_datasets: bool = False
     batch_transform: Any = None
 
     def __post_init__(self) -> None:
@@ -102,8 +114,8 @@ class Task:
         _require(self, "mapper", "head")
         _check_integer("batch_size", self.batch_size, 1)
         _check_integer("eval_period", self.eval_period, 0)
-        if not isinstance(self.filter_empty, bool):
-            raise ValueError(f"filter_empty is {self.filter_empty!r}; it must be true or false.")
+        _check_boolean("filter_empty", self.filter_empty)
+        _check_boolean("equal_datasets", self.equal_datasets)
         _check_number("weight", self.weight, "a positive number", lambda x: x > 0)
         _check_number("loss_weight", self.loss_weight, "0 or a positive number", lambda x: x >= 0)
         _check_number(
@@ -217,6 +229,11 @@ def _require(spec: Any, *keys: str) -> None:
 def _check_integer(key: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{key} is {value!r}; it must be a whole number, at least {least}.")
+
+
+def _check_boolean(key: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{key} is {value!r}; it must be true or false.")
 
 
 def _check_number(key: str, value: Any, allowed: str, good: Any) -> None:

@@ -14,10 +14,8 @@ consumed, and that one goes into the checkpoint.
 
 from __future__ import annotations
 
-import math
 from array import array
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, repeat
@@ -137,34 +135,6 @@ def _cumulative_factors(task: str, size: int, factors: Sequence[float]) -> array
             "it must hold between 1 and 2**31."
         )
     return array("Q", accumulate(max(1, round(factor * 2**32)) for factor in factors))
-
-
-def repeat_factors(categories_per_record: Iterable[Iterable[Any]], threshold: float) -> list[float]:
-    """Repeat factors that oversample records with rare categories (LVIS, arXiv:1908.03195).
-
-    f(c) is the fraction of records that hold category c, r(c) = max(1, sqrt(threshold / f(c))), and
-    a record gets the largest r(c) of its categories, or 1 where it has none.
-
-    Args:
-        categories_per_record: hashable categories of every record; repetitions count once.
-        threshold: frequency in (0, 1] below which a category is oversampled, 0.001 for LVIS; 0:
-            never.
-
-    Returns:
-        One factor >= 1 per record.
-
-    Raises:
-        ValueError: a threshold outside [0, 1].
-    """
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"The repeat threshold is {threshold}; it is a frequency from 0 to 1.")
-    records = [tuple(set(categories)) for categories in categories_per_record]
-    seen = Counter(category for categories in records for category in categories)
-    factor = {
-        category: max(1.0, math.sqrt(threshold * len(records) / count))
-        for category, count in seen.items()
-    }
-    return [max((factor[c] for c in categories), default=1.0) for categories in records]
 
 
 @dataclass(frozen=True)

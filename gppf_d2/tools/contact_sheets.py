@@ -3,7 +3,8 @@
     python -m gppf_d2.tools.contact_sheets RUN [--tasks a,b] [--count 6] [--data-root DIR]
 
 Writes RUN/predictions/<task>.png, one contact sheet per task with images of its first evaluation
-dataset; ``tools.report`` puts them on its page.
+dataset; for a task that evaluates several label heads RUN/predictions/<task>.<label>.png, each with
+images and truth of its own dataset. ``tools.report`` puts them on its page.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from gppf_d2.engine.config import load_config
 from gppf_d2.engine.errors import UserError
 from gppf_d2.engine.launch import report_error
 from gppf_d2.engine.setup import build_tasks, load_records
-from gppf_d2.tools.predict import build_predictor
+from gppf_d2.tools.predict import build_predictors
 
 
 def draw_sheets(
@@ -29,7 +30,7 @@ def draw_sheets(
     count: int = 6,
     min_score: float = 0.3,
 ) -> list[Path]:
-    """One contact sheet per task.
+    """One contact sheet per task, or per label head of a task that evaluates several.
 
     Args:
         run: output folder of a run.
@@ -53,11 +54,11 @@ def draw_sheets(
     specs = build_tasks(cfg)
     written = []
     for name in tasks or [task for task in specs if specs[task].evaluators]:
-        predictor = build_predictor(cfg, checkpoint, name, min_score)
-        records = load_records([specs[name].evaluators[0].dataset])
-        sheet = predictor.sheet(records, count)
-        written.append(save_png(sheet, run / "predictions" / f"{name}.png"))
-        print(f"Wrote {written[-1]}")
+        for dataset, predictor in build_predictors(cfg, checkpoint, name, min_score):
+            sheet = predictor.sheet(load_records([dataset]), count)
+            stem = f"{name}.{predictor.label}" if predictor.label else name
+            written.append(save_png(sheet, run / "predictions" / f"{stem}.png"))
+            print(f"Wrote {written[-1]}")
     return written
 
 

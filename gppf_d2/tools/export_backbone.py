@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     cli = argparse.ArgumentParser(
         prog="python -m gppf_d2.tools.export_backbone",
-        description="Export the backbone of one task's route as a plain ResNet or Swin.",
+        description="Export the backbone of one task's route as a plain one of the libraries.",
     )
     cli.add_argument("--checkpoint", required=True, help="a model_*.pth of a run")
     cli.add_argument("--task", default=None, help="whose route is taken")

@@ -4,9 +4,10 @@
     \\ --task TASK --output FOLDER image.jpg folder/ [key=value ...]
 
 For every image ``FOLDER/<stem>.png`` shows the prediction, and ``FOLDER/predictions.json`` holds
-all of them; pixel maps are written as ``<stem>_labels.png`` and ``<stem>_depth.png``. Images that
-cannot be read are named and left out, and the exit status is then 1; a wrong call ends with one
-sentence and 2. From Python: ``build_predictor`` gives the same as an object.
+all of them; pixel maps are written as ``<stem>_labels.png``, ``<stem>_depth.png`` and so on. What a
+task with several label heads says of an image comes side by side. Images that cannot be read are
+named and left out, and the exit status is then 1; a wrong call ends with one sentence and 2. From
+Python: ``build_predictor`` gives the same as an object.
 """
 
 from __future__ import annotations
@@ -24,17 +25,25 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from gppf_d2.analysis.figures import write_file
-from gppf_d2.analysis.predictions import Predictor, UnreadableImageError, find_images, save_maps
+from gppf_d2.analysis.output_files import save_maps
+from gppf_d2.analysis.predictions import (
+    JointPredictor,
+    Predictor,
+    UnreadableImageError,
+    find_images,
+)
 from gppf_d2.data.catalog import register_all
 from gppf_d2.engine.config import load_config
 from gppf_d2.engine.errors import UserError
 from gppf_d2.engine.setup import build_tasks, load_model
+from gppf_d2.tasks.spec import Evaluation
 
 
 def build_predictor(
     cfg: DictConfig, checkpoint: str, task: str, min_score: float = 0.3
 ) -> Predictor:
-    """A predictor for one task of a checkpoint, as the task's first evaluation reads and augments.
+    """A predictor for one task of a checkpoint, as the task's evaluation reads and augments: the
+    first one, or one for each label head of a task that evaluates them by themselves.
 
     Args:
         cfg: the config of the run (``gppf_d2.engine.config.load_config``).
@@ -45,6 +54,29 @@ def build_predictor(
     Raises:
         UserError: an unknown task, a task without evaluation, a checkpoint that does not fit.
     """
+    parts = [part for _, part in build_predictors(cfg, checkpoint, task, min_score)]
+    labels = [part.label for part in parts]
+    if "" in labels:  # it runs all label heads there are
+        return parts[labels.index("")]
+    every = parts[0].model.heads[task].heads
+    return JointPredictor(parts, [label for label in every if label not in labels])
+
+
+def build_predictors(
+    cfg: DictConfig, checkpoint: str, task: str, min_score: float = 0.3
+) -> list[tuple[str, Predictor]]:
+    """One predictor for every label head that a task evaluates, all with one model.
+
+    Args:
+        cfg: as of ``build_predictor``, like the other arguments.
+
+    Returns:
+        (dataset, predictor) of the first evaluation of every label head; a head without label heads
+        has one.
+
+    Raises:
+        UserError: as ``build_predictor``.
+    """
     tasks = build_tasks(cfg)
     if task not in tasks:
         raise UserError(f"Unknown task {task!r}; the config has {', '.join(tasks)}.")
@@ -53,13 +85,24 @@ def build_predictor(
             f"Task {task!r} has no evaluation whose mapper would say how an image is read, and its "
             f"training mapper needs annotations; add one to tasks.{task}.evaluators."
         )
-    evaluation = tasks[task].evaluators[0]
+    evaluations: dict[str, Evaluation] = {}
+    for entry in tasks[task].evaluators:
+        evaluations.setdefault(entry.label, entry)
     register_all()
     model = load_model(cfg, checkpoint, tasks=[task])
-    metadata = MetadataCatalog.get(evaluation.dataset)
-    mapper = instantiate(evaluation.mapper)
-    tta = instantiate(evaluation.tta)
-    return Predictor(model, task, mapper, metadata, min_score=min_score, tta=tta)
+    found = []
+    for label, entry in evaluations.items():
+        predictor = Predictor(
+            model,
+            task,
+            instantiate(entry.mapper),
+            MetadataCatalog.get(entry.dataset),
+            min_score=min_score,
+            tta=instantiate(entry.tta),
+            label=label,
+        )
+        found.append((entry.dataset, predictor))
+    return found
 
 
 def predict_files(predictor: Predictor, files: Sequence[Path], output: Path) -> list[Path]:

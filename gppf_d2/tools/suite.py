@@ -1,7 +1,7 @@
 """Run many configs one after the other and put their results into one table.
 
     python -m gppf_d2.tools.suite CONFIG [CONFIG ...] --output DIR
-        [--num-processes N | --num-gpus N] [--data-root D]
+        [--num-processes N | --num-gpus N] [--data-root D] [--sweep [--workers N]]
         [--rows NAME=key=value,key=value ...] [--table-only] [key=value ...]
 
 Every config is run by train_net.py into DIR/<row>/<name of the config>, with the overrides of the
@@ -9,6 +9,10 @@ command line and then those of the row; without --rows there is one row, "ours".
 several settings of the same configs:
 
     --rows objects365= in21k=train.init_route=in21k dynamic=train.init_route=dynamic
+
+With --sweep a config that has a `sweep` section is searched first, row by row, by
+``gppf_d2.tools.sweep`` with the same overrides: its last training, with the best point, is what the
+table shows. --workers and --retry-failed are that command's.
 
 Called again, it leaves out what is finished, evaluates what is only trained and resumes what was
 interrupted. A config that fails does not keep the others from running; the exit status is 1 then.
@@ -23,16 +27,12 @@ import datetime
 import functools
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-from omegaconf import OmegaConf
 
 from gppf_d2.analysis.suite_table import (
     RECORD,
@@ -40,149 +40,13 @@ from gppf_d2.analysis.suite_table import (
     build_table,
     is_finished,
     measured,
-    read_record,
     to_markdown,
 )
-from gppf_d2.engine.checkpoint import Checkpointer, write_atomically
-from gppf_d2.engine.config import load_config
+from gppf_d2.engine.checkpoint import write_atomically
 from gppf_d2.engine.errors import UserError
+from gppf_d2.tools.suite_plan import Run, command_of, find_train_net, parse_rows, plan, read_columns
 
-NEXT_OVERRIDE = re.compile(r",(?=[+~]?[\w.]+=)")  # values may have commas: [1,2]
 INTERRUPTED = 130
-
-
-@dataclass(frozen=True)
-class Run:
-    """One config with one row's overrides.
-
-    Args:
-        row, column: where it stands in the table.
-        config: the file.
-        overrides: ``key=value`` strings, the row's last.
-        folder: its output.
-        iterations: how many it trains.
-    """
-
-    row: str
-    column: Column
-    config: Path
-    overrides: tuple[str, ...]
-    folder: Path
-    iterations: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.row}/{self.column.name}"
-
-
-def parse_rows(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Rows of the command line, ``NAME=key=value,key=value``, as name -> overrides.
-
-    Raises:
-        UserError: no name, a name that cannot be a folder, a name twice.
-    """
-    rows: dict[str, tuple[str, ...]] = {}
-    for text in texts:
-        name, separator, overrides = text.partition("=")
-        if not separator or not re.fullmatch(r"[\w-]+", name):
-            raise UserError(
-                f"The row {text!r} is not NAME=key=value,key=value with a name of letters, digits, "
-                "'_' and '-'; a row without overrides ends in '='."
-            )
-        if name in rows:
-            raise UserError(f"There are two rows {name!r}; give them different names.")
-        rows[name] = tuple(part for part in NEXT_OVERRIDE.split(overrides) if part)
-    return rows
-
-
-def read_columns(configs: Sequence[Path]) -> dict[Path, Column]:
-    """What the table says of every config.
-
-    Raises:
-        UserError: a config that cannot be read, several tasks in one, or two of one name.
-        ValueError: a `paper` that cannot be meant.
-    """
-    columns: dict[Path, Column] = {}
-    for config in configs:
-        cfg = load_config(str(config))
-        if len(cfg.tasks) > 1:
-            raise UserError(
-                f"{str(config)!r} has the tasks {', '.join(cfg.tasks)}; a suite has one number for "
-                "each config and takes configs of one task."
-            )
-        if config.stem in (column.name for column in columns.values()):
-            raise UserError(
-                f"Two configs are named {config.stem!r}, and the table has one column for each; "
-                "run them in suites of their own."
-            )
-        paper = OmegaConf.to_container(cfg).get("paper")
-        columns[config] = Column.of(config.stem, paper)
-    return columns
-
-
-def plan(
-    columns: Mapping[Path, Column],
-    rows: Mapping[str, tuple[str, ...]],
-    overrides: Sequence[str],
-    output: Path,
-) -> list[Run]:
-    """All runs, row by row, with every override checked.
-
-    Raises:
-        UserError: an override that cannot be read, or a folder that holds a run with other
-            settings.
-    """
-    runs = []
-    for row, of_row in rows.items():
-        given = (*overrides, *of_row)
-        if any(text.lstrip("+~").startswith("train.output_dir=") for text in given):
-            raise UserError("A suite names the output folders itself; give --output DIR.")
-        for config, column in columns.items():
-            iterations = int(load_config(str(config), given).train.max_iter)
-            folder = output / row / column.name
-            runs.append(Run(row, column, config, given, folder, iterations))
-            _check_settings(runs[-1])
-    return runs
-
-
-def _check_settings(run: Run) -> None:
-    record = read_record(run.folder)
-    if record is None or not next(run.folder.glob("model_*.pth"), None):
-        return  # nothing is there that other settings could mix with
-    if record["overrides"] != list(run.overrides):
-        raise UserError(
-            f"{str(run.folder)!r} holds a run with the overrides "
-            f"{' '.join(record['overrides']) or '(none)'}, not {' '.join(run.overrides) or 'none'};"
-            " give the row another name, another --output, or remove the folder."
-        )
-
-
-def find_train_net(config: Path) -> Path:
-    """``train_net.py`` in the nearest folder above a config, or in the current one.
-
-    Raises:
-        UserError: there is none.
-    """
-    for folder in (*config.resolve().parents, Path.cwd()):
-        if (folder / "train_net.py").is_file():
-            return folder / "train_net.py"
-    raise UserError(f"There is no train_net.py above {str(config)!r}; name it with --train-net.")
-
-
-def command_of(run: Run, script: Path, launch: Sequence[str]) -> list[str]:
-    """The command line that begins a run, goes on with it, or evaluates it.
-
-    Args:
-        run: one that is not finished.
-        script: ``train_net.py``.
-        launch: options of every run: processes, GPUs, data root.
-    """
-    line = [sys.executable, str(script), "--config-file", str(run.config), *launch]
-    if (run.folder / "model_final.pth").is_file():
-        line.append("--eval-only")
-    elif Checkpointer(run.folder).files():
-        line.append("--resume")
-    return [*line, *run.overrides, f"train.output_dir={run.folder}"]
 
 
 def execute(line: Sequence[str]) -> tuple[int, bool]:
@@ -210,14 +74,13 @@ def execute(line: Sequence[str]) -> tuple[int, bool]:
 
 
 def run_all(
-    runs: Sequence[Run], script: Path, launch: Sequence[str], after: Callable[[], object]
+    runs: Sequence[Run], command: Callable[[Run], list[str]], after: Callable[[], object]
 ) -> int:
     """Run what is not finished.
 
     Args:
         runs: from ``plan``.
-        script: ``train_net.py``.
-        launch: options of every run.
+        command: run -> its command line.
         after: called after every run.
 
     Returns:
@@ -231,9 +94,10 @@ def run_all(
     begun, done = time.monotonic(), 0
     for number, run in enumerate(waiting, start=1):
         place = f"[{number}/{len(waiting)}] {run.name}"
-        print(f"{place}: {run.iterations:,} iterations into {run.folder}", flush=True)
+        what = f"{run.points} points and the best once more, " if run.points else ""
+        print(f"{place}: {what}{run.iterations:,} iterations into {run.folder}", flush=True)
         start = time.monotonic()
-        line = command_of(run, script, launch)
+        line = command(run)
         _record(run, None)
         status, told = execute(line)
         _record(run, status)
@@ -275,7 +139,7 @@ def _record(run: Run, status: int | None) -> None:
     """Write down the settings of a run and how it ended."""
     run.folder.mkdir(parents=True, exist_ok=True)
     record = {"config": str(run.config), "overrides": list(run.overrides), "status": status}
-    text = json.dumps(record, indent=2) + "\n"
+    text = json.dumps({**record, "sweep": bool(run.points)}, indent=2) + "\n"
     write_atomically(run.folder / RECORD, lambda target: target.write_text(text))
 
 
@@ -303,6 +167,9 @@ def make_parser() -> argparse.ArgumentParser:
     how.add_argument("--num-gpus", type=int, metavar="N", help="GPUs of every run (default: all)")
     add("--data-root", default="", metavar="D", help="where datasets lie ($DETECTRON2_DATASETS)")
     add("--rows", nargs="+", action="extend", default=[], metavar="NAME=...", help="settings")
+    add("--sweep", action="store_true", help="search by the configs' `sweep` sections first")
+    add("--workers", type=int, metavar="N", help="trainings of a sweep at a time (default: 1)")
+    add("--retry-failed", action="store_true", help="train a sweep's points again that failed")
     add("--table-only", action="store_true", help="write the table of what is there")
     add("--train-net", type=Path, metavar="FILE", help="train_net.py (default: above the configs)")
     return parser
@@ -310,7 +177,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the suite; returns the exit status."""
-    options = make_parser().parse_intermixed_args(argv)
+    parser = make_parser()
+    options = parser.parse_intermixed_args(argv)
+    for option, given in (("--workers", options.workers), ("--retry-failed", options.retry_failed)):
+        if given and not options.sweep:
+            parser.error(f"{option} is an option of sweeps; give --sweep too, or leave it out.")
+    if options.workers is not None and options.workers < 1:
+        parser.error(f"--workers is {options.workers}; give 1 or more.")
     # what follows --rows and has a dot in front is no name of a row
     dotted = {text: "." in text.partition("=")[0] for text in options.rows}
     items = [*options.items, *(text for text in options.rows if dotted[text])]
@@ -331,8 +204,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         save = functools.partial(write_table, list(columns.values()), list(rows), options.output)
         if not options.table_only:
             script = options.train_net or find_train_net(configs[0])
-            runs = plan(columns, rows, overrides, options.output)
-            status = run_all(runs, script, _launch_options(options), save)
+            runs = plan(columns, rows, overrides, options.output, sweep=options.sweep)
+            launch, of_sweeps = _launch_options(options), _sweep_options(options)
+            status = run_all(runs, lambda run: command_of(run, script, launch, of_sweeps), save)
         print(f"\n{save()}")
     except (UserError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -348,6 +222,12 @@ def _launch_options(options: argparse.Namespace) -> list[str]:
         if value not in (None, ""):
             found += [f"--{key.replace('_', '-')}", str(value)]
     return found
+
+
+def _sweep_options(options: argparse.Namespace) -> list[str]:
+    """What every sweep gets beside it."""
+    workers = ["--workers", str(options.workers)] if options.workers else []
+    return [*workers, *(["--retry-failed"] if options.retry_failed else [])]
 
 
 if __name__ == "__main__":

@@ -29,14 +29,20 @@ from pathlib import Path
 
 import optuna
 import torch
-from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial
 
 from gppf_d2.engine.config import load_config
 from gppf_d2.engine.errors import UserError, show_traceback
 from gppf_d2.evaluation.metric_names import overall
 from gppf_d2.tools import sweep_report as report
-from gppf_d2.tools.sweep_plan import Plan, Point, describe, pick_metric, short
+from gppf_d2.tools.sweep_plan import (
+    Point,
+    check_overrides,
+    describe,
+    pick_metric,
+    plan_of,
+    short,
+)
 from gppf_d2.tools.sweep_queue import Entry, Queue, open_storage
 from gppf_d2.tools.sweep_trial import (
     Trainer,
@@ -114,10 +120,9 @@ class Sweep:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.folder = args, Path(args.output)
         cfg = load_config(args.config_file, args.overrides)
-        section = OmegaConf.to_container(cfg.sweep, resolve=True) if "sweep" in cfg else None
-        self.plan = Plan.of(section, args.config_file)
+        self.plan = plan_of(cfg, args.config_file)
         self.points = self.plan.points()
-        self._check_overrides()
+        check_overrides(self.plan, args.config_file, args.overrides)
         self.name = args.study or Path(args.config_file).stem
         self.devices = self._devices(str(cfg.train.device))
         options = ["--data-root", args.data_root] if args.data_root else []
@@ -140,18 +145,6 @@ class Sweep:
         self.budget = threading.Semaphore(args.trials) if args.trials else None
         self.errors: list[BaseException] = []
         self._said = threading.Lock()
-
-    def _check_overrides(self) -> None:
-        """Find out now what every trial would fail with: unknown keys, texts for numbers."""
-        mine = [override.partition("=")[0].lstrip("+") for override in self.args.overrides]
-        for key in [*self.plan.assignments, "train.output_dir"]:
-            if key in mine:
-                raise UserError(f"The override of {key!r} is the sweep's own; leave it out.")
-        for phase in (self.plan.search, self.plan.final):
-            overrides = [*phase, *self.args.overrides, *self.plan.overrides(self.points[0])]
-            load_config(self.args.config_file, overrides)
-        for point in self.points:
-            self.plan.overrides(point)
 
     def _devices(self, device: str) -> list[str | None]:
         gpus = self.args.num_gpus

@@ -25,6 +25,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
+from gppf_d2.engine.config import load_config
+from gppf_d2.engine.errors import UserError
+
 Value = str | int | float | bool | None
 Point = dict[str, Value]
 
@@ -135,6 +140,39 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as JSON gives it back; equal for plans that do the same."""
         return json.loads(json.dumps(asdict(self) | {"set": self.assignments}, default=list))
+
+
+def plan_of(cfg: DictConfig, source: str) -> Plan:
+    """The plan of a config, see ``Plan.of``.
+
+    Args:
+        cfg: with the overrides of every training, which may change its ``sweep`` section.
+        source: name of the config, for the sentence.
+    """
+    section = OmegaConf.to_container(cfg.sweep, resolve=True) if "sweep" in cfg else None
+    return Plan.of(section, source)
+
+
+def check_overrides(plan: Plan, config_file: str, overrides: Sequence[str]) -> None:
+    """Find out now what every trial would fail with: unknown keys, texts for numbers.
+
+    Args:
+        plan: of the config with the overrides.
+        config_file: of the sweep.
+        overrides: ``key=value`` of every training.
+
+    Raises:
+        UserError: one that cannot be read, or is the sweep's own.
+    """
+    given = [override.partition("=")[0].lstrip("+") for override in overrides]
+    for key in [*plan.assignments, "train.output_dir"]:
+        if key in given:
+            raise UserError(f"The override of {key!r} is the sweep's own; leave it out.")
+    points = plan.points()
+    for phase in (plan.search, plan.final):
+        load_config(config_file, [*phase, *overrides, *plan.overrides(points[0])])
+    for point in points:
+        plan.overrides(point)
 
 
 def describe(point: Point, digits: int = 3) -> str:

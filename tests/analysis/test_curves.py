@@ -9,13 +9,16 @@ import pytest
 
 from gppf_d2.analysis.curves import (
     loss_figure,
+    loss_labels,
     loss_names,
     non_finite,
     schedule_figure,
     series,
     smooth,
+    summed,
     task_shares,
     time_figure,
+    weight_figure,
 )
 from gppf_d2.analysis.figures import to_array
 from tests.analysis.run_folders import make_metrics
@@ -104,3 +107,67 @@ def test_shares_of_metrics_without_them() -> None:
     assert task_shares([{"iteration": 0, "wanted_share/a": 1.0}]) == {
         "a": {"wanted": 1.0, "realised": None}
     }
+
+
+def label_metrics() -> list[dict]:
+    """A student with boxes (two losses) and classes (one), and learned weights."""
+    entries = []
+    for iteration in range(0, 60, 10):
+        entry = {
+            "loss/student/boxes.loss_cls": 1.0 + iteration,
+            "loss/student/boxes.loss_box": 2.0,
+            "loss/student/classes.loss_classes": 0.5,
+            "loss/student/absent": 0.0,
+            "loss/student/total": 3.5 + iteration,
+            "weight/boxes": 1.0,
+            "weight/classes": 1.0 + iteration / 10,
+        }
+        entries.append({"iteration": iteration, **entry})
+    return entries
+
+
+def test_losses_of_a_task_with_label_heads_are_summed_by_label() -> None:
+    metrics = label_metrics()
+    assert loss_labels(metrics, "student") == {
+        "boxes": ["boxes.loss_box", "boxes.loss_cls"],
+        "classes": ["classes.loss_classes"],
+    }
+    axes = loss_figure(metrics, "student").axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    assert list(lines) == ["boxes", "classes", "_raw", "total"]
+    assert lines["boxes"].get_ydata()[0] == 3
+    axes = loss_figure(metrics, "student", label="boxes").axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    assert list(lines) == ["loss_box", "loss_cls", "_raw", "total"]
+    assert lines["_raw"].get_ydata().tolist() == [3, 13, 23, 33, 43, 53]
+    assert axes.get_title(loc="left") == "student · boxes"
+    with pytest.raises(ValueError, match="no finite loss of label 'depth' of task 'student'"):
+        loss_figure(metrics, "student", label="depth")
+
+
+def test_a_single_label_head_shows_its_losses_as_those_of_the_task() -> None:
+    metrics = [
+        {key: value for key, value in entry.items() if "classes." not in key}
+        for entry in label_metrics()
+    ]
+    labels = [line.get_label() for line in loss_figure(metrics, "student").axes[0].lines]
+    assert labels == ["loss_box", "loss_cls", "_raw", "total"]
+
+
+def test_sums_leave_out_what_is_not_there_and_are_not_finite_where_a_part_is_not() -> None:
+    metrics = [
+        {"iteration": 0, "a": 1.0, "b": 2.0},
+        {"iteration": 1, "a": 1.0},
+        {"iteration": 2},
+        {"iteration": 3, "a": 1.0, "b": math.nan},
+    ]
+    steps, values = summed(metrics, ["a", "b"])
+    assert steps.tolist() == [0, 1] and values.tolist() == [3, 1]
+
+
+def test_learned_weights_have_a_line_per_label() -> None:
+    axes = weight_figure(label_metrics()).axes[0]
+    assert [line.get_label() for line in axes.lines] == ["boxes", "classes"]
+    assert axes.lines[1].get_ydata().tolist() == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(ValueError, match="no weight of a label"):
+        weight_figure(make_metrics(10))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,16 +13,24 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from gppf_d2.tools import predict
+from gppf_d2.tools import contact_sheets, predict
 
 
 class StubModel(torch.nn.Module):
-    """Says the same of every image."""
+    """Says the same of every image; a task "student" has three label heads."""
 
-    def inference(self, task: str, samples: list[dict]) -> list[dict]:
-        labels = torch.zeros(2, samples[0]["height"], samples[0]["width"])
+    heads = {"student": SimpleNamespace(heads=["segments", "classes", "far"])}
+
+    def inference(self, task: str, samples: list[dict], label: str = "segments") -> list[dict]:
+        size = samples[0]["height"], samples[0]["width"]
+        labels = torch.zeros(2, *size)
         labels[1, 4:] = 1
-        return [{"sem_seg": labels} for _ in samples]
+        said = {
+            "segments": {"sem_seg": labels},
+            "classes": {"classes": torch.tensor([0.2, 0.8])},
+            "far": {"inverse_depth": torch.rand(size)},
+        }
+        return [said[label] for _ in samples]
 
 
 def identity(record: dict) -> dict:
@@ -37,6 +46,8 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     task = {"train": ["some_train"], "mapper": lazy, "batch_size": 1, "head": lazy}
     evaluation = {"dataset": "predict_tool_val", "evaluator": lazy, "mapper": mapper}
     tasks = {"parsing": {**task, "evaluators": [evaluation]}, "bare": task}
+    of_labels = [{**evaluation, "label": label} for label in ("segments", "classes", "segments")]
+    tasks["student"] = {**task, "evaluators": of_labels}
     seen: dict = {"overrides": None, "loaded": []}
 
     def load_config(path: str, overrides: list[str]):
@@ -87,6 +98,37 @@ def test_pictures_maps_and_json_are_written(call, tmp_path: Path) -> None:
                 image.load()
 
 
+def test_all_label_heads_of_a_task_go_into_one_entry(call, tmp_path: Path) -> None:
+    image = save_image(tmp_path / "a.png")
+    assert call(image, task="student") == 0
+    (entry,) = json.loads((call.output / "predictions.json").read_text())["images"]
+    assert entry["sem_seg"] == {"class 0": 0.5, "class 1": 0.5}
+    assert entry["top5"][0]["class"] == 1 and set(entry["inverse_depth"]) >= {"min", "max"}
+    with Image.open(call.output / entry["picture"]) as picture:
+        sheet = picture.size
+    assert call(image) == 0
+    with Image.open(call.output / "a.png") as picture:
+        assert sheet[0] > 2 * picture.width and sheet[1] > 2 * picture.height, "four pictures"
+
+
+def test_sheets_of_label_heads_are_drawn_from_their_own_datasets(
+    call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save_image(tmp_path / "a.png")
+    asked: list[str] = []
+
+    def load_records(names: list[str]) -> list[dict]:
+        asked.extend(names)
+        return [{"file_name": str(file), "height": 8, "width": 12}]
+
+    monkeypatch.setattr(contact_sheets, "load_config", lambda path: predict.load_config(path, []))
+    monkeypatch.setattr(contact_sheets, "load_records", load_records)
+    written = contact_sheets.draw_sheets(tmp_path, ["student", "parsing"], "m.pth")
+    names = [path.name for path in written]
+    assert names == ["student.segments.png", "student.classes.png", "parsing.png"]
+    assert asked == ["predict_tool_val"] * 3 and all(path.is_file() for path in written)
+
+
 def test_unreadable_image_is_named_left_out_and_remembered(call, tmp_path: Path, capsys) -> None:
     good = save_image(tmp_path / "in" / "good.png")
     (tmp_path / "in" / "bad.png").write_bytes(good.read_bytes()[:60])
@@ -100,7 +142,7 @@ def test_unreadable_image_is_named_left_out_and_remembered(call, tmp_path: Path,
 @pytest.mark.parametrize(
     ("inputs", "task", "sentence"),
     [
-        (["image.png"], "flying", "Unknown task 'flying'; the config has parsing, bare."),
+        (["image.png"], "flying", "Unknown task 'flying'; the config has parsing, bare, student."),
         (["image.png"], "bare", "Task 'bare' has no evaluation"),
         (["nowhere.png"], "parsing", "There is no file or folder"),
         (["empty"], "parsing", "has no image"),

@@ -15,10 +15,17 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from gppf_d2.analysis import Predictor, SheetRow, contact_sheet, draw, find_images, truth_of
-from gppf_d2.analysis.drawing import class_colors, fit
+from gppf_d2.analysis.drawing import class_colors, draw_kinds
 from gppf_d2.analysis.figures import to_array
+from gppf_d2.analysis.output_files import save_maps, to_json
+from gppf_d2.analysis.pictures import TITLE, fit
 from gppf_d2.analysis.pixel_maps import depth_limits, normal_colors, widened
-from gppf_d2.analysis.predictions import UnreadableImageError, save_maps, to_json
+from gppf_d2.analysis.predictions import (
+    JointPredictor,
+    UnreadableImageError,
+    comparable,
+    joined_metadata,
+)
 
 H, W = 40, 60
 THINGS = Metadata(thing_classes=["cat", "dog"])
@@ -335,3 +342,132 @@ def test_points_of_a_laser_are_widened_in_large_pictures() -> None:
 def test_unknown_depth_does_not_count_in_the_json() -> None:
     depth = torch.tensor([[0.0, 2.0], [4.0, 6.0]])
     assert to_json({"depth": depth})["depth"] == {"min": 2.0, "median": 4.0, "max": 6.0}
+
+
+def inverse_depth() -> torch.Tensor:
+    """Any real values: negative ones too, one unknown."""
+    values = torch.linspace(-3, 2, H)[:, None].repeat(1, W)
+    values[0, 0] = torch.nan
+    return values
+
+
+def several() -> tuple[dict, Metadata]:
+    """What a student says: every kind at once."""
+    kinds: dict = {}
+    for output, _ in outputs().values():
+        kinds |= output
+    names = Metadata(
+        classes=CLASSES.classes,
+        thing_classes=THINGS.thing_classes,
+        stuff_classes=STUFF.stuff_classes,
+    )
+    return {**kinds, "inverse_depth": inverse_depth()}, names
+
+
+def test_several_kinds_are_drawn_side_by_side_and_described_together(tmp_path: Path) -> None:
+    output, names = several()
+    image = picture()
+    drawn = draw_kinds(image, output, names)
+    assert list(drawn) == [
+        "instances", "sem_seg", "classes", "depth", "inverse_depth", "normals",
+    ]  # fmt: skip
+    height, width = fit(image).shape[:2]
+    whole = Predictor(StubModel(output), "student", mapper, names).draw(image, output)
+    assert whole.shape == (3 * (height + TITLE) + 2 * 12, 3 * width + 2 * 12, 3)
+    assert np.array_equal(whole[TITLE : TITLE + height, :width], fit(image)), "the image is first"
+    first = whole[TITLE : TITLE + height, width + 12 : 2 * width + 12]
+    assert np.array_equal(first, drawn["instances"])
+    assert (whole[:TITLE, :width] < 128).any(), "a title"
+    described = to_json(output, names, **save_maps(output, tmp_path / "a"))
+    assert {"instances", "sem_seg", "top5", "depth", "inverse_depth", "normals"} < set(described)
+    assert described["instances"][0]["name"] == "dog"
+    assert list(described["sem_seg"]) == ["road", "sky"] and described["top5"][0]["class"] == 2
+    assert described["inverse_depth"] == {"min": -3.0, "median": pytest.approx(-0.5, abs=0.1),
+                                          "max": 2.0}  # fmt: skip
+    nowhere = {"inverse_depth": torch.full((2, 2), torch.nan)}
+    assert set(to_json(nowhere)["inverse_depth"].values()) == {None}
+    files = sorted(name for key, name in described.items() if key.endswith("_file"))
+    assert files == ["a_depth.png", "a_inverse_depth.png", "a_labels.png", "a_normals.png"]
+    codes = cv2.imread(str(tmp_path / "a_inverse_depth.png"), cv2.IMREAD_UNCHANGED)
+    assert codes[0, 0] == 0 and codes[0, 1] == 1 and codes[-1, 0] == 65535
+    assert np.allclose((codes[1:] - 1.0) / 65534 * 5 - 3, output["inverse_depth"][1:], atol=1e-3)
+
+
+def test_inverse_depth_is_bright_where_it_is_near_and_grey_where_unknown() -> None:
+    values = torch.full((H, W), -2.0)
+    values[:, W // 2 :] = 5.0
+    values[H // 2 :, : W // 2] = torch.inf
+    drawn = draw(picture(), {"inverse_depth": values}).astype(int)
+    height, width = drawn.shape[:2]
+    far, near, unknown = drawn[70, 30], drawn[70, width - 30], drawn[height - 30, 30]
+    assert near.sum() > far.sum() + 300 and unknown.tolist() == [185, 190, 199]
+    assert draw(picture(), {"inverse_depth": torch.zeros(H, W)}).std() > 0, "constant, with a bar"
+
+
+def test_pixels_that_are_ignored_are_hatched() -> None:
+    labels = np.zeros((H, W), np.uint8)
+    labels[:, W // 2 :] = 255
+    image = np.full((H, W, 3), 200, np.uint8)
+    right = draw(image, {"sem_seg": labels}, STUFF)[:, -100:].reshape(-1, 3)
+    assert len(np.unique(right, axis=0)) == 2 and right.max() < 160
+
+
+class LabelModel(torch.nn.Module):
+    """Two classifiers, segments and inverse depth; says which label it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, float]] = []
+
+    def inference(self, task: str, samples: list[dict], label: str = "") -> list[dict]:
+        self.asked.append((label, samples[0]["read_by"]))
+        said = {"animals": outputs()["classes"][0], "places": outputs()["classes"][0]}
+        said |= {"segments": outputs()["sem_seg"][0], "far": {"inverse_depth": inverse_depth()}}
+        return [said[label]]
+
+
+def test_label_heads_read_as_their_own_evaluations_and_outputs_are_joined(tmp_path: Path) -> None:
+    model = LabelModel()
+    seas = Metadata(classes=[f"sea {index}" for index in range(6)])
+    parts = [
+        Predictor(model, "student", lambda r, by=by: {**mapper(r), "read_by": by}, names, label=by)
+        for by, names in (("animals", CLASSES), ("places", seas), ("segments", STUFF))
+    ]
+    joint = JointPredictor(parts, rest=["far"])
+    _, image, output = joint.predict(picture())
+    assert model.asked == [
+        ("animals", "animals"), ("places", "places"), ("segments", "segments"), ("far", "segments"),
+    ]  # fmt: skip
+    assert list(output) == ["classes", "places.classes", "sem_seg", "inverse_depth"]
+    described = joint.to_json(output)
+    assert described["top5"][0]["name"] == "kind 2"
+    assert described["places.top5"][0]["name"] == "sea 2"
+    assert list(described["sem_seg"]) == ["road", "sky"]
+    drawn = draw_kinds(image, output, joint.metadata)
+    assert not np.array_equal(drawn["classes"], drawn["places.classes"]), "other names"
+    assert joint.draw(image, output).shape[1] == 3 * fit(image).shape[1] + 2 * 12
+    second = {"places.sem_seg": output["sem_seg"]}
+    assert save_maps(second, tmp_path / "a") == {"places.sem_seg_file": "a_places_labels.png"}
+
+
+def test_metadata_of_labels_prefers_datasets_of_one_kind() -> None:
+    both = Metadata(thing_classes=["a thing"], stuff_classes=["a thing", "grass"])
+    joined = joined_metadata({"boxes": both, "segments": STUFF})
+    assert joined.get("thing_classes") == ["a thing"]
+    assert joined.get("stuff_classes") == ["sky", "road"] and joined.get("ignore_label") == 255
+
+
+def test_prediction_and_truth_of_a_sheet_show_the_kinds_that_both_have(tmp_path: Path) -> None:
+    output, names = several()
+    shown, truth = comparable(output, {"label": 3, "sem_seg": np.zeros((H, W)), "other": 1})
+    assert list(shown) == ["sem_seg", "classes"] and list(truth) == ["label", "sem_seg"]
+    shown, truth = comparable({"inverse_depth": 1}, {"depth": 2, "label": 3})
+    assert shown == {"inverse_depth": 1} and truth == {"depth": 2}
+    assert comparable({"normals": 1}, {"label": 2}) == ({"normals": 1}, {"label": 2})
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    record = {"file_name": str(tmp_path / "a.png"), "height": H, "width": W, "label": 2}
+    predictor = Predictor(StubModel(output), "student", mapper, names)
+    sheet = predictor.sheet([record])
+    assert sheet.texts[0].get_text() == "student"
+    wide = fit(picture()).shape[1]
+    assert sheet.axes[1].images[0].get_array().shape[1] == wide, "classes alone, beside the class"

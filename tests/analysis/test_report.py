@@ -16,7 +16,7 @@ from gppf_d2.tools.report import main
 from tests.analysis.run_folders import make_metrics, make_run, write_lines
 
 VOID = {"meta", "link", "img", "source", "br", "hr", "input"}
-SVG_SHAPES = {"rect"}
+SVG_SHAPES = {"path", "rect"}
 
 
 class Page(HTMLParser):
@@ -150,13 +150,15 @@ def test_crashed_run_shows_what_it_has_and_the_end_of_its_log(tmp_path: Path) ->
     assert len(page.all("img")) == 3
 
 
-def test_metrics_of_several_datasets_keep_their_names(tmp_path: Path) -> None:
+def test_metrics_of_several_datasets_have_a_card_each(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(
-        '{"t": {"night_val/sem_seg/mIoU": NaN, "day_val/sem_seg/mIoU": 0.5, "strange": 1e9}}'
+        '{"t": {"night_val/sem_seg/mIoU": NaN, "day_val/sem_seg/mIoU": 0.5, "strange": 1e9,'
+        ' "day_val/bbox/AP-a/b": 1.5}}'
     )
     page = Page(write_report(tmp_path).read_text())
-    for text in ("night_val: mean IoU", "day_val: mean IoU", "n/a", "0.5000", "strange"):
+    for text in ("t · night_val", "t · day_val", "n/a", "0.5000", "strange", "box AP-a/b"):
         assert text in page.text
+    assert page.text.count("mean IoU") == 2
 
 
 def test_tool_prints_the_path_or_one_sentence(tmp_path: Path, capsys) -> None:
@@ -165,3 +167,32 @@ def test_tool_prints_the_path_or_one_sentence(tmp_path: Path, capsys) -> None:
     assert main([str(tmp_path / "nowhere")]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: '") and captured.err.count("\n") == 1
+
+
+def test_a_task_with_label_heads_has_its_sheets_its_labels_losses_and_their_weights(
+    tmp_path: Path,
+) -> None:
+    run = make_run(tmp_path / "run", tasks=["student"])
+    sheet = run / "predictions" / "student.png"
+    for label in ("boxes", "segments"):
+        (run / "predictions" / f"student.{label}.png").write_bytes(sheet.read_bytes())
+    for path in (sheet, run / "routes.json", run / "routes.jsonl"):
+        path.unlink()
+    names = ("total", "boxes.loss_cls", "boxes.loss_box", "depth.loss_depth")
+    losses = {f"loss/student/{name}": 1.0 for name in names}
+    weights = {"weight/boxes": 1.0, "weight/depth": 0.5}
+    write_lines(
+        run / "metrics.json", [{"iteration": step, **losses, **weights} for step in (9, 29)]
+    )
+    page = Page(write_report(run).read_text())
+    words = [picture["alt"] for picture in page.all("img")]
+    assert sum("Predictions of student, label boxes" in text for text in words) == 1
+    assert sum("Predictions of student, label segments" in text for text in words) == 1
+    assert "No picture of predictions" not in page.text
+    assert sum("Learned weights of the labels" in text for text in words) == 1
+    folded = [text for text in words if text.startswith("Losses of label")]
+    assert folded == [
+        "Losses of label boxes of task student over the iterations, total from 2 at iteration 9 "
+        "to 2 at 29"
+    ]
+    assert "Losses of each label of student" in page.text

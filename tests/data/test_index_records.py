@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from gppf_d2.data.index import catalog, concatenate, open_records, places
 from gppf_d2.engine import setup
 from gppf_d2.engine.errors import UserError
+from gppf_d2.tasks.repeats import repeat_factors
 from gppf_d2.tasks.spec import Task
-from gppf_d2.tasks.stream import repeat_factors
 
 NAMES = ("index_test_a", "index_test_b", "index_test_labels", "index_test_empty")
 

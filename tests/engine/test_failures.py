@@ -92,7 +92,9 @@ def test_a_dead_process_ends_the_others_within_a_minute(
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("tasks", ["objects,depth", "objects,boxes"])
+@pytest.mark.parametrize(
+    "tasks", ["objects,boxes", pytest.param("objects,depth", marks=pytest.mark.slow)]
+)
 def test_a_value_that_is_not_finite_stops_every_rank_and_keeps_the_last_checkpoint(
     mini_root: Path, tmp_path: Path, tasks: str
 ) -> None:

@@ -124,15 +124,20 @@ def test_a_finished_folder_is_not_overwritten(finished: Path) -> None:
     assert train("mini_r18", finished, "--resume").returncode == 0, "nothing is left to do"
 
 
+def slow(*arguments: object) -> object:
+    return pytest.param(*arguments, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["tasks.objects.train=mini_object_train"], "mini_objects_train"),
-        (["train.amp=float8"], "float32, bfloat16, float16"),
-        (["schedule.policy=random"], "sampled, stratified, pinned, per_batch"),
         (["schedule.policy=pinned"], "5"),
-        (["train.virtual_ranks=2"], "train.virtual_ranks is 2"),
-        (["tasks.depth.batch_size=0"], "batch_size"),
+        # the same way to the sentence: `make test` takes two of them
+        slow(["train.amp=float8"], "float32, bfloat16, float16"),
+        slow(["schedule.policy=random"], "sampled, stratified, pinned, per_batch"),
+        slow(["train.virtual_ranks=2"], "train.virtual_ranks is 2"),
+        slow(["tasks.depth.batch_size=0"], "batch_size"),
     ],
 )
 def test_bad_input_is_one_sentence_on_every_rank(

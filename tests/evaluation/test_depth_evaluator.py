@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
@@ -69,10 +70,71 @@ def test_a_perfect_prediction() -> None:
 
 def test_median_scaling_forgives_a_wrong_scale_and_nothing_else() -> None:
     truth = torch.tensor([[1.0, 2.0, 3.0]])
-    assert evaluate([(truth * 0.25, truth)], median_scaling=True)["abs_rel"] == pytest.approx(0)
+    assert evaluate([(truth * 0.25, truth)], alignment="median")["abs_rel"] == pytest.approx(0)
     assert evaluate([(truth * 0.25, truth)])["abs_rel"] == pytest.approx(0.75)
-    assert evaluate([(truth.flip(1), truth)], median_scaling=True)["abs_rel"] > 0.5
-    assert math.isfinite(evaluate([(truth * 0, truth)], median_scaling=True)["abs_rel"])
+    assert evaluate([(truth.flip(1), truth)], alignment="median")["abs_rel"] > 0.5
+    assert math.isfinite(evaluate([(truth * 0, truth)], alignment="median")["abs_rel"])
+
+
+def reference(prediction: torch.Tensor, truth: torch.Tensor) -> np.ndarray:
+    """scale * prediction + shift closest to the truth, by numpy's least squares; no turning."""
+    p, t = prediction.double().numpy().ravel(), truth.double().numpy().ravel()
+    (scale, shift), *_ = np.linalg.lstsq(np.stack([p, np.ones_like(p)], 1), t, rcond=None)
+    if scale < 0:
+        scale, shift = 0, t.mean()
+    return (scale * p + shift).reshape(prediction.shape)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scale_and_shift_follow_the_slow_reference(sign: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(5, 6, generator=generator) * 8 + 1
+    prediction = sign * (0.03 * truth + 0.05 * torch.rand(5, 6, generator=generator)) - 7
+    found = evaluate([(prediction, truth)], alignment="scale_shift")
+    assert found == pytest.approx(evaluate([(reference(prediction, truth), truth)]))
+    if sign < 0:  # a fit that turns the prediction around would be far better
+        assert found["delta1"] < 0.5 and found == pytest.approx(
+            evaluate([(torch.full_like(truth, truth.mean()), truth)])
+        )
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_relative_inverse_depth_is_aligned_to_the_inverse_truth(sign: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(5, 6, generator=generator) * 8 + 1
+    relative = sign * (1 / truth + 0.05 * torch.randn(5, 6, generator=generator)) * 40 - 300
+    evaluator = DepthEvaluator(min_depth=0.1, max_depth=10.0)
+    holes = truth.clone()
+    holes[0, :3] = 0
+    evaluator.process([{"depth": holes}], [{"inverse_depth": relative}])
+    valid = holes > 0
+    aligned = reference(relative[valid], 1 / truth[valid])
+    metres = [1 / value if value > 0.1 else 10.0 for value in aligned.tolist()]
+    assert max(metres) == 10.0 or sign < 0, "some lie beyond the range"
+    wanted = evaluate([([metres], truth[valid][None])])
+    assert evaluator.evaluate()["depth"] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_exact_relative_predictions_are_perfect_and_broken_ones_are_finite() -> None:
+    truth = torch.tensor([[1.0, 2.0, 4.0, 8.0]])
+    evaluator = DepthEvaluator(min_depth=0.1, max_depth=10.0)
+
+    def delta1(output: dict) -> float:
+        evaluator.reset()
+        evaluator.process([{"depth": truth}], [output])
+        result = evaluator.evaluate()["depth"]
+        assert all(math.isfinite(value) for value in result.values())
+        return result["delta1"]
+
+    assert delta1({"inverse_depth": 3 / truth + 5}) == 1
+    assert delta1({"depth": truth, "inverse_depth": -truth}) == 1, "metres come first"
+    partly = 3 / truth + 5
+    partly[0, 3] = math.nan
+    assert delta1({"inverse_depth": partly}) == 0.75
+    for broken in (math.nan, math.inf, 1.0):
+        assert delta1({"inverse_depth": torch.full_like(truth, broken)}) < 1
+    with pytest.raises(ValueError, match="x.jpg.*has sem_seg, but neither 'depth' nor"):
+        evaluator.process([{"depth": truth, "file_name": "x.jpg"}], [{"sem_seg": truth}])
 
 
 def test_not_finite_predictions_are_clipped_to_the_range() -> None:
@@ -110,6 +172,8 @@ def test_the_range_comes_from_the_dataset_and_wrong_options_are_named() -> None:
     assert evaluator.evaluate()["depth"]["rmse"] == 0
     with pytest.raises(ValueError, match="'half'; choose one of none, garg, eigen"):
         DepthEvaluator("gppf_test_depth", crop="half")
+    with pytest.raises(ValueError, match="'shift'; choose one of none, median, scale_shift"):
+        DepthEvaluator("gppf_test_depth", alignment="shift")
     with pytest.raises(ValueError, match="0 to 2.0 metres"):
         DepthEvaluator("gppf_test_depth", min_depth=0)
     with pytest.raises(ValueError, match="give a dataset_name"):

@@ -1,4 +1,4 @@
-"""Two ranks with different routes through a lego Swin, and through units of different kinds.
+"""Two ranks with different routes through a lego Swin, timm models, and units of different kinds.
 
 One spawn runs all cases: a micro-step of `MultiTaskModel` on each rank, the task average, and one
 SGD step. One process computes the same from plain tensor operations, in float64.
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gppf_d2.distributed.groups import ProcessGroups, build_groups
 from gppf_d2.distributed.sync_bn import attach_statistics_group
 from gppf_d2.distributed.task_average import TaskAverage
+from gppf_d2.modeling.lego import LegoTimm
 from gppf_d2.modeling.lego.chain import norms_in_order
 from gppf_d2.modeling.lego.controller import Gate, draw_gates, gate_generator
 from gppf_d2.modeling.multitask import MultiTaskModel
@@ -27,11 +28,18 @@ from tests.reference.lego_reference import lego_features
 
 WORLD_SIZE = 2
 SIZES = [(2, 48, 40), (1, 32, 64)]
+TIMM_SIZES = [(2, 64, 64), (1, 64, 64)]  # equal sides: what both run, one process runs as one batch
 MIXED = {"num_units": 3, "units": ("basic", "deformable", "depthwise"), "weighting": "nhw"}
 # what each rank's tasks do; fixed routes differ in every layer: other kinds on the two ranks
 CASES: dict[str, dict[str, Any]] = {
     "swin hard": {"modes": ("hard", "hard"), "swin": {}},
     "swin soft, fixed": {"modes": ("soft", "fixed"), "swin": {"checkpoint": True}},
+    "timm fixed": {"modes": ("fixed", "fixed"), "timm": {"model": "test_efficientnet"}},
+    "timm soft, hard": {
+        "modes": ("soft", "hard"),
+        "timm": {"model": "test_efficientnet", "checkpoint": True},
+    },
+    "timm frozen": {"modes": ("hard", "hard"), "timm": {"model": "test_resnet", "freeze_at": 2}},
     "mixed fixed": {"modes": ("fixed", "fixed"), "mixed": {}},
     "mixed hard": {"modes": ("hard", "hard"), "mixed": {"checkpoint": True}},
     "mixed soft, hard": {"modes": ("soft", "hard"), "mixed": {}},
@@ -64,6 +72,9 @@ def features_of(rank: int, case: dict[str, Any]) -> list[str]:
 def model_of(case: dict[str, Any]) -> MultiTaskModel:
     if "swin" in case:
         backbone = tiny_swin(2, **case["swin"])
+    elif "timm" in case:
+        torch.manual_seed(0)
+        backbone = LegoTimm(num_units=2, weighting="nhw", **case["timm"])
     else:
         backbone = tiny(18, **{**MIXED, **case["mixed"]})
         with torch.no_grad():
@@ -87,8 +98,8 @@ def model_of(case: dict[str, Any]) -> MultiTaskModel:
     return model
 
 
-def image_of(rank: int) -> Tensor:
-    batch, height, width = SIZES[rank]
+def image_of(rank: int, case: dict[str, Any]) -> Tensor:
+    batch, height, width = (TIMM_SIZES if "timm" in case else SIZES)[rank]
     generator = torch.Generator().manual_seed(rank)
     return torch.randn(batch, 3, height, width, generator=generator).double() * (1 + rank) + rank
 
@@ -126,7 +137,7 @@ def one_step(rank: int, groups: ProcessGroups, case: dict[str, Any]) -> dict[str
         average.begin({"t0": [0], "t1": [1]})
         model.begin_micro_step(0, 1, 0, rank)
         torch.manual_seed(rank)  # of stochastic depth
-        losses = model.losses(f"t{rank}", image_of(rank))
+        losses = model.losses(f"t{rank}", image_of(rank, case))
         average.backward(sum(losses.values()) + model.finish_micro_step())
         result = average.finish()
     finally:
@@ -160,12 +171,14 @@ def reference(case: dict[str, Any]) -> tuple[MultiTaskModel, dict[str, tuple[Ten
     model = model_of(case)
     named = dict(model.named_parameters())
     gates = [gates_of(model, case, rank) for rank in range(WORLD_SIZE)]
-    xs = [image_of(rank) for rank in range(WORLD_SIZE)]
+    xs = [image_of(rank, case) for rank in range(WORLD_SIZE)]
     wanted = [features_of(rank, case) for rank in range(WORLD_SIZE)]
     if "swin" in case:
         outputs = [
             model.backbone([x], one, names)[0][0] for x, one, names in zip(xs, gates, wanted)
         ]
+    elif "timm" in case:
+        outputs = features_in_one_process(model.backbone, gates, xs, wanted)
     else:
         ends = [model.backbone.layer_names.index(f"{names[-1]}.1") + 1 for names in wanted]
         outputs = lego_features(
@@ -182,6 +195,33 @@ def reference(case: dict[str, Any]) -> tuple[MultiTaskModel, dict[str, tuple[Ten
         name: (None if p.grad is None else p.grad / users[name], users[name])
         for name, p in named.items()
     }
+
+
+def features_in_one_process(
+    backbone: LegoTimm, gates: list[list[Gate]], xs: list[Tensor], wanted: list[list[str]]
+) -> list[dict[str, Tensor]]:
+    """Per rank its features: ranks that run the same unit run it on one batch of all they have."""
+    outputs: list[dict[str, Tensor]] = [{} for _ in xs]
+    last = [max(i for i, n in enumerate(backbone.layer_names) if n.startswith(names[-1]))
+            for names in wanted]  # fmt: skip
+    for place, (name, layer) in enumerate(zip(backbone.layer_names, backbone.layers)):
+        mixed: list[Any] = [0.0] * len(xs)
+        for k, unit in enumerate(layer.units):
+            here = [r for r in range(len(xs)) if place <= last[r] and k in gates[r][place].active]
+            if not here:
+                continue
+            ys = unit(torch.cat([xs[r] for r in here])).split([len(xs[r]) for r in here])
+            for r, y in zip(here, ys):
+                gate = gates[r][place]
+                weight = gate.weights[gate.active.index(k)]
+                if gate.straight_through is not None:
+                    weight = 1 + gate.straight_through - gate.straight_through.detach()
+                mixed[r] = mixed[r] + (y if weight is None else weight * y)
+        xs = mixed
+        for r, names in enumerate(wanted):
+            if place <= last[r] and name.partition(".")[0] in names:
+                outputs[r][name.partition(".")[0]] = xs[r]
+    return outputs
 
 
 def users_of(name: str, gates: list[list[Gate]], wanted: list[list[str]], model: Any) -> int:
@@ -225,8 +265,10 @@ def test_i1_and_i2_ranks_stay_equal_and_issue_the_same_collectives(ranks, name: 
     if "swin" in name:
         assert one["issued"] == []
         return
-    norms = [norms_in_order(unit) for layer in model.backbone.layers[1:] for unit in layer.units]
-    stem = 0 if "frozen" in name else 1  # in step: one position for the norms of all units
+    in_step = 0 if "timm" in name else 1  # layers with one position for the norms of all units
+    units = [unit for layer in model.backbone.layers[in_step:] for unit in layer.units]
+    norms = [[norm for norm in norms_in_order(unit) if norm.training] for unit in units]
+    stem = 0 if "frozen" in name else in_step
     count = 2 * 8 if "stock" in name else sum(map(len, norms))
     assert len(one["issued"]) == 2 * (stem + count)
 

@@ -131,7 +131,7 @@ class Model(nn.Module):
         super().__init__()
         self.segmentor = Segmentor()
 
-    def inference(self, task: str, samples: list[dict]) -> list[dict]:
+    def inference(self, task: str, samples: list[dict], label: str = "") -> list[dict]:
         assert task == "parsing"
         return self.segmentor([{k: s[k] for k in ("image", "height", "width")} for s in samples])
 

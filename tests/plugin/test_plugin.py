@@ -14,7 +14,7 @@ from tests.engine.runs import PROJECT, environment
 
 
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize("policy", ["pinned", "stratified"])
+@pytest.mark.parametrize("policy", ["pinned", pytest.param("stratified", marks=pytest.mark.slow)])
 def test_a_new_kind_is_a_config_and_a_head_class(
     mini_root: Path, tmp_path: Path, policy: str
 ) -> None:

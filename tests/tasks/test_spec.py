@@ -25,6 +25,7 @@ def test_defaults() -> None:
     assert task.train == ("coco_train",)
     assert (task.weight, task.loss_weight, task.eval_period, task.repeat_threshold) == (1, 1, 0, 0)
     assert task.evaluators == [] and task.batch_transform is None
+    assert not task.filter_empty and not task.equal_datasets
 
 
 def test_config_nodes_and_dicts_are_read_alike_and_stay_lazy() -> None:
@@ -64,6 +65,7 @@ def test_tasks_that_are_built_already_are_named_by_their_key() -> None:
         ({"loss_weight": -0.1}, "loss_weight is -0.1"),
         ({"eval_period": -1}, "eval_period is -1"),
         ({"repeat_threshold": 1.5}, "repeat_threshold is 1.5"),
+        ({"equal_datasets": 1}, "equal_datasets is 1; it must be true or false"),
         ({"train": ()}, r"train is \(\); name at least one registered dataset"),
         ({"train": ["a", 3]}, "train is"),
         ({"train": ["a", "a"]}, "twice"),

@@ -13,8 +13,9 @@ import pytest
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 
 from gppf_d2.tasks.permutation import KeyedPermutation
+from gppf_d2.tasks.repeats import equal_shares, repeat_factors
 from gppf_d2.tasks.schedule import POLICIES, Schedule
-from gppf_d2.tasks.stream import Position, Stream, StreamPlan, merge_states, repeat_factors
+from gppf_d2.tasks.stream import Position, Stream, StreamPlan, merge_states
 
 SIZES = [1, 2, 3, 4, 5, 7, 16, 23, 100, 1023, 4096, 10007]
 
@@ -166,6 +167,34 @@ def test_repeat_factors_equal_detectron2s() -> None:
     dicts = [{"annotations": [{"category_id": c} for c in record]} for record in records]
     theirs = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dicts, 0.05)
     assert repeat_factors(records, 0.05) == pytest.approx(theirs.tolist(), rel=1e-6)
+
+
+def test_equal_shares_give_each_dataset_the_same_sum_and_keep_proportions_within_it() -> None:
+    assert equal_shares([2, 6]) == pytest.approx([2.0, 2.0, *[2 / 3] * 6])
+    factors = [1.0, 3.0, *[1.0] * 6, 10.0, 10.0]
+    scaled = equal_shares([2, 6, 2], factors)
+    for part in (scaled[:2], scaled[2:8], scaled[8:]):
+        assert sum(part) == pytest.approx(10.0)  # of 30 in all
+    assert scaled[1] / scaled[0] == pytest.approx(3.0)
+    assert equal_shares([5], [1.0, 2.0, 1.0, 1.0, 1.0]) == [1.0, 2.0, 1.0, 1.0, 1.0]
+
+
+def test_equal_shares_hold_in_every_epoch_and_follow_seed_and_epoch_alone() -> None:
+    sizes = [1200, 600, 118]  # thousands of ImageNet, Objects365 and COCO (MuST, Table 5)
+    streams = [Stream("joint", sum(sizes), seed, equal_shares(sizes)) for seed in (0, 0, 1)]
+    orders = [[s.index(Position(3, o)) for o in range(s.epoch_length(3))] for s in streams]
+    assert orders[0] == orders[1] != orders[2]
+    for epoch in range(5):
+        length = streams[0].epoch_length(epoch)
+        assert abs(length - sum(sizes)) <= 1
+        held = [streams[0].index(Position(epoch, offset)) for offset in range(length)]
+        shares = [
+            sum(start <= index < start + size for index in held) / length
+            for start, size in zip((0, 1200, 1800), sizes)
+        ]
+        assert shares == pytest.approx([1 / 3] * 3, abs=2 / length)
+        rare = Counter(index for index in held if index >= 1800)
+        assert len(rare) == 118 and set(rare.values()) == {5, 6}  # 1918 / 3 / 118 = 5.4
 
 
 def test_an_epoch_holds_each_record_floor_or_ceil_of_its_factor() -> None:

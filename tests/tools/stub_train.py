@@ -11,7 +11,8 @@ import sys
 import time
 
 overrides = dict(a.split("=", 1) for a in sys.argv[3:] if "=" in a and not a.startswith("--"))
-lr, decay = float(overrides["optimizer.lr"]), float(overrides["optimizer.weight_decay"])
+lr = float(overrides.get("optimizer.lr", "1.0"))
+decay = float(overrides.get("optimizer.weight_decay", "0.0"))
 folder = overrides["train.output_dir"].strip("'")
 with open(os.environ["STUB_LOG"], "a") as log:
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")

@@ -34,7 +34,8 @@ class Picture:
     ``objects`` are ``miniworld.shot.Seen`` (``category`` in the order of
     ``miniworld.scene.CLASSES``, ``mask`` bool [H, W], ``box`` x0 y0 x1 y1, ``crowd``); ``semantic``
     uint8 [H, W] holds indices into ``miniworld.scene.STUFF``, 255 for what has none; ``depth``
-    [H, W] is in metres along the optical axis, 0 for the sky, ``focal`` in pixels.
+    [H, W] is in metres along the optical axis, 0 for the sky, ``focal`` in pixels; ``normal``
+    [H, W, 3] has unit length, x right, y up, z to the viewer, 0 for the sky.
     """
 
     pixels: np.ndarray
@@ -42,6 +43,7 @@ class Picture:
     semantic: np.ndarray
     depth: np.ndarray
     focal: float
+    normal: np.ndarray
 
 
 class World:
@@ -122,4 +124,5 @@ def _view(shot: Shot, rng: np.random.Generator) -> Picture:
         cut(shot.semantic, cv2.INTER_NEAREST),
         cut(shot.truth.depth, cv2.INTER_NEAREST),
         shot.focal * size[0] / wide,
+        cut(shot.truth.normal, cv2.INTER_NEAREST) * np.array([-1 if flip else 1, 1, 1]),
     )

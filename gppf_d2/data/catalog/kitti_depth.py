@@ -23,13 +23,16 @@ DEPTH_RANGE = (1e-3, 80.0)
 DEPTH_SCALE = 256.0
 
 
-def load_list(list_file: str, image_root: str, depth_root: str) -> list[dict]:
+def load_list(
+    list_file: str, image_root: str, depth_root: str, depth_scale: float = DEPTH_SCALE
+) -> list[dict]:
     """Records of a list with lines "image depth-map focal-length".
 
     Args:
         list_file: the list.
         image_root: folder that its images are relative to.
         depth_root: folder that its depth maps are relative to.
+        depth_scale: units of the depth maps per metre.
 
     Returns:
         A record per line, with "focal_length" in pixels.
@@ -54,7 +57,7 @@ def load_list(list_file: str, image_root: str, depth_root: str) -> list[dict]:
                 "file_name": os.path.join(image_root, image),
                 "image_id": index,
                 "depth_file_name": os.path.join(depth_root, depth),
-                "depth_scale": DEPTH_SCALE,
+                "depth_scale": depth_scale,
                 "focal_length": focal_length,
             }
         )

@@ -1,9 +1,12 @@
-"""Pascal VOC 2012 segmentation with SBD's labels: 10,582 and 1,449 images, 21 classes.
+"""Pascal VOC 2012 segmentation, 21 classes: as released, and with SBD's labels.
 
 Layout: ``VOC2012/{JPEGImages,SegmentationClass,SegmentationClassAug,ImageSets/Segmentation}``.
-``voc_2012_aug_sem_seg_train`` is the list ``trainaug.txt`` with the maps of SegmentationClassAug;
-``datasets/prepare_voc_2012_aug.py`` makes both from VOC and SBD. ``voc_2012_sem_seg_val`` is VOC's
-own val. 0 is background, 255 (borders of objects) is ignored.
+
+    voc_2012_sem_seg_{train,val}    VOC's own train and val, 1,464 and 1,449 images
+    voc_2012_aug_sem_seg_train      10,582: the list trainaug.txt, the maps of SegmentationClassAug
+
+``datasets/prepare_voc_2012_aug.py`` makes the augmented list and its maps from VOC and SBD; VOC's
+own splits are read as they were unpacked. 0 is background, 255 (borders of objects) is ignored.
 """
 
 from __future__ import annotations
@@ -70,21 +73,25 @@ def load_list(list_file: str, image_root: str, label_root: str) -> list[dict]:
 
 
 def register(root: str) -> None:
-    """Register both datasets; ``root`` is the folder that holds ``VOC2012``."""
+    """Register the three datasets; ``root`` is the folder that holds ``VOC2012``."""
     folder = os.path.join(root, "VOC2012")
     image_root = os.path.join(folder, "JPEGImages")
-    for name, split, labels in (
-        ("voc_2012_aug_sem_seg_train", "trainaug", "SegmentationClassAug"),
-        ("voc_2012_sem_seg_val", "val", "SegmentationClass"),
+    script = (
+        f"run `python datasets/prepare_voc_2012_aug.py --root {root}` on the official downloads"
+    )
+    unpack = f"unpack VOCtrainval_11-May-2012.tar and move its VOCdevkit/VOC2012 into '{root}'"
+    for name, split, labels, hint in (
+        ("voc_2012_aug_sem_seg_train", "trainaug", "SegmentationClassAug", script),
+        ("voc_2012_sem_seg_train", "train", "SegmentationClass", unpack),
+        ("voc_2012_sem_seg_val", "val", "SegmentationClass", unpack),
     ):
         list_file = os.path.join(folder, "ImageSets", "Segmentation", f"{split}.txt")
         label_root = os.path.join(folder, labels)
-        script = f"python datasets/prepare_voc_2012_aug.py --root {root}"
         register_dataset(
             name,
             root,
             functools.partial(load_list, list_file, image_root, label_root),
-            hint=f"run `{script}` on the official downloads",
+            hint=hint,
             image_root=image_root,
             sem_seg_root=label_root,
             stuff_classes=list(CLASSES),

@@ -17,8 +17,8 @@ from detectron2.data import DatasetCatalog
 from gppf_d2.data.index.catalog_source import CatalogSource
 from gppf_d2.data.index.coco import CocoJsonSource
 from gppf_d2.data.index.opening import open_source
-from gppf_d2.data.index.records import Records
-from gppf_d2.data.index.source import Source
+from gppf_d2.data.index.records import Records, RecordSequence
+from gppf_d2.data.index.source import DerivedSource, Source
 
 # Datasets of which only a function is known: the function and its records, and the number of
 # functions that the name stood for before.
@@ -26,7 +26,7 @@ _OPENED: dict[str, tuple[Callable, Records]] = {}
 _GENERATIONS: dict[str, int] = {}
 
 
-def open_records(name: str) -> Records:
+def open_records(name: str) -> RecordSequence:
     """The records of a registered dataset: equal to ``DatasetCatalog.get(name)``, at no memory.
 
     The first call on a machine builds the index, later ones map it; of a dataset of which only a
@@ -60,7 +60,7 @@ def open_records(name: str) -> Records:
     return records
 
 
-def source_of(name: str, function: Callable[[], Any]) -> Source | None:
+def source_of(name: str, function: Callable[[], Any]) -> Source | DerivedSource | None:
     """What a dataset is made from; None where only its function is known.
 
     Args:
@@ -68,7 +68,7 @@ def source_of(name: str, function: Callable[[], Any]) -> Source | None:
         function: its entry in ``DatasetCatalog``.
     """
     source = getattr(function, "source", None)
-    if isinstance(source, Source):
+    if isinstance(source, (Source, DerivedSource)):
         return source
     if getattr(function, "__module__", "") != "detectron2.data.datasets.coco":
         return None

@@ -10,7 +10,7 @@ long they are stands in the tar's header in front of them.
 F entries (class folders and tars) in the order of their names, N images, in the order of theirs.
 Columns: label [N]; number2, number4, name and block, as long as there are images of that kind; per
 entry [F]: entry, head, tail (texts), digits, form, row (of its first number or name), block_row
-(-1: a folder), and first [F + 1], its first image.
+(-1: a folder), and first [F + 1], its first image. ``image_files`` has the same without labels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import logging
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -141,7 +141,12 @@ def code_tar(path: str) -> Coded:
 
 
 def _code(path: str) -> Coded:
-    return code_tar(path) if path.endswith(".tar") else code_folder(path)
+    return code_tar(path) if path.endswith(".tar") and os.path.isfile(path) else code_folder(path)
+
+
+def coded_entries(paths: Sequence[str]) -> Iterator[Coded]:
+    """The file names of folders and tars, listed in threads, in the order of ``paths``."""
+    return _in_order(_code, paths)
 
 
 def _in_order(work: Callable[[str], Coded], items: Sequence[str]) -> Iterator[Coded]:
@@ -175,6 +180,31 @@ def _append(writer: Writer, rows: dict[str, int], entry: str, coded: Coded) -> N
     if coded.blocks is not None:
         writer.append("block", coded.blocks)
         rows["block"] += len(coded)
+
+
+def write_entries(writer: Writer, entries: Sequence[str], coded: Iterable[Coded]) -> list[int]:
+    """Append the columns of the module's docstring but for the labels.
+
+    Args:
+        writer: of the index.
+        entries: paths of folders and tars below the root.
+        coded: their file names.
+
+    Returns:
+        The number of images of each entry.
+    """
+    rows = dict.fromkeys((*COLUMNS, "block"), 0)
+    writer.append("number2", np.empty(0, dtype=np.uint16))
+    writer.append("number4", np.empty(0, dtype=np.uint32))
+    writer.append("block", np.empty(0, dtype=np.uint32))
+    writer.append_texts("name", [])
+    counts = []
+    for entry, one in zip(entries, coded):
+        _append(writer, rows, entry, one)
+        counts.append(len(one))
+        writer.progress(len(counts) / len(entries))
+    writer.append("first", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+    return counts
 
 
 @dataclass(frozen=True)
@@ -237,7 +267,7 @@ class ImageFolderSource:
 
     def coded(self, paths: Sequence[str]) -> Iterator[Coded]:
         """The file names of each entry; listing is what takes the time."""
-        return _in_order(_code, paths)
+        return coded_entries(paths)
 
     def write(self, writer: Writer) -> int:
         """List all folders and tars, in threads, and append their columns.
@@ -245,27 +275,17 @@ class ImageFolderSource:
         Folders take about 4 microseconds an image, tars, whose headers are read one by one, 40.
         """
         found = self.entries()
-        labels = {name: label for label, name in enumerate(self.classes)}
         paths = [os.path.join(self.root, name) for name in found.values()]
-        rows = dict.fromkeys((*COLUMNS, "block"), 0)
-        writer.append("number2", np.empty(0, dtype=np.uint16))
-        writer.append("number4", np.empty(0, dtype=np.uint32))
-        writer.append("block", np.empty(0, dtype=np.uint32))
-        writer.append_texts("name", [])
+        counts = write_entries(writer, list(found.values()), self.coded(paths))
+        labels = {name: label for label, name in enumerate(self.classes)}
         kind = np.int16 if len(self.classes) < 1 << 15 else np.int32
-        first = [0]
-        for name, coded in zip(found, self.coded(paths)):
-            _append(writer, rows, found[name], coded)
-            writer.append("label", np.full(len(coded), labels[name], dtype=kind))
-            first.append(first[-1] + len(coded))
-            writer.progress((len(first) - 1) / len(paths))
-        writer.append("first", np.array(first, dtype=np.int64))
+        writer.append("label", np.repeat(np.array([labels[n] for n in found], kind), counts))
         writer.note(classes_found=len(found))
-        return first[-1]
+        return sum(counts)
 
     def decoder(self) -> Callable[[Columns], RecordOf]:
         """See ``source.Source``."""
-        return functools.partial(_decoder, self.root)
+        return functools.partial(decode_entries, self.root)
 
     def publish(self, columns: Columns) -> None:
         """Log where the root is a part of the dataset."""
@@ -280,12 +300,19 @@ class ImageFolderSource:
             )
 
 
-def _decoder(root: str, columns: Columns) -> RecordOf:
+def decode_entries(root: str, columns: Columns) -> RecordOf:
+    """Prepare decoding of the columns; see ``Source.decoder``.
+
+    Args:
+        root: folder that the entries lie in.
+        columns: with or without "label".
+    """
     # memoryviews: their elements are Python's integers, several times as fast as numpy's
-    label, first, form, row, digits, block, block_row = (
+    first, form, row, digits, block, block_row = (
         memoryview(columns[name])
-        for name in ("label", "first", "form", "row", "digits", "block", "block_row")
+        for name in ("first", "form", "row", "digits", "block", "block_row")
     )
+    label = memoryview(columns["label"]) if "label" in columns else None
     numbers = memoryview(columns["number2"]), memoryview(columns["number4"])
     entry, head, tail, names = (columns.texts(name) for name in ("entry", "head", "tail", "name"))
 
@@ -297,8 +324,11 @@ def _decoder(root: str, columns: Columns) -> RecordOf:
             name = names(at)
         else:
             name = f"{head(place)}{numbers[kind][at]:0{digits[place]}d}{tail(place)}"
-        path = f"{root}{os.sep}{entry(place)}"
-        result = {"file_name": path, "image_id": index, "label": label[index]}
+        below = entry(place)
+        path = f"{root}{os.sep}{below}" if below else root
+        result = {"file_name": path, "image_id": index}
+        if label is not None:
+            result["label"] = label[index]
         if block_row[place] < 0:
             result["file_name"] = f"{path}{os.sep}{name}"
         else:

@@ -27,8 +27,8 @@ from gppf_d2.data.index.places import (
     remove_unused,
     writable_path,
 )
-from gppf_d2.data.index.records import Records
-from gppf_d2.data.index.source import Source
+from gppf_d2.data.index.records import Records, RecordSequence
+from gppf_d2.data.index.source import DerivedSource, Source
 from gppf_d2.data.index.store import BrokenIndex, ColumnWriter, MappedColumns, write_header
 
 ABANDONED_SECONDS = 3600.0
@@ -36,11 +36,12 @@ ABANDONED_SECONDS = 3600.0
 logger = logging.getLogger(__name__)
 
 
-def open_source(source: Source) -> Records:
+def open_source(source: Source | DerivedSource) -> RecordSequence:
     """The records of a source, through its index.
 
     Args:
-        source: is asked for its files, and read where there is no index that fits.
+        source: is asked for its files, and read where there is no index that fits; a derived one
+            opens another source.
 
     Returns:
         A sequence of records that are made when they are asked for; it is pickled as a path.
@@ -49,6 +50,8 @@ def open_source(source: Source) -> Records:
         FileNotFoundError: a file of the source is missing.
         ValueError: the source is broken, or an index can be written nowhere.
     """
+    if isinstance(source, DerivedSource):
+        return source.open_records()
     expected = fingerprint(source)
     paths = index_paths(source.place, expected)
     reasons: list[str] = []

@@ -91,6 +91,14 @@ class RecordSequence(Sequence):
         assert not len(chosen) or 0 <= chosen.min() <= chosen.max() < len(self), "out of range"
         return Selection(self, chosen.astype(np.int32 if len(self) < 2**31 else np.int64))
 
+    def named(self, name: str) -> RecordSequence:
+        """The same records with "dataset_name", where they do not say themselves of what they are.
+
+        Args:
+            name: of the dataset.
+        """
+        return Named(self, name)
+
 
 class Records(RecordSequence):
     """The records of one index on disk; pickled as its path.
@@ -172,6 +180,22 @@ class Selection(RecordSequence):
         ends = np.cumsum(lengths)
         places = np.repeat(starts - (ends - lengths), lengths) + np.arange(lengths.sum())
         return np.concatenate([[0], ends]), categories[places], crowds[places]
+
+
+class Named(RecordSequence):
+    """A sequence whose records say of which dataset they are."""
+
+    def __init__(self, records: RecordSequence, name: str) -> None:
+        self._records, self._name = records, name
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def _record(self, index: int) -> dict[str, Any]:
+        return {"dataset_name": self._name} | self._records._record(index)
+
+    def object_table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._records.object_table()
 
 
 def concatenate(parts: Sequence[RecordSequence]) -> RecordSequence:

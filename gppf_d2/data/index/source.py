@@ -9,8 +9,8 @@ may differ. Some names mean something to the engine, which reads them without ma
     annotations.category_id  [A]     contiguous category of each object
     annotations.iscrowd      [A]     1 for a crowd
 
-A dataset without any of them has no objects. ``coco.py``, ``image_folder.py`` and
-``catalog_source.py`` are sources.
+A dataset without any of them has no objects. ``coco.py``, ``image_folder.py``, ``image_files.py``
+and ``catalog_source.py`` are sources; ``pseudo_labels.py`` derives its records from another one.
 """
 
 from __future__ import annotations
@@ -127,4 +127,17 @@ class Source(Protocol):
         """Put what the index knows into Detectron2's metadata (as loaders do); may do nothing.
 
         Called in every process that opens the index by the dataset's name, not in data workers.
+        """
+
+
+@runtime_checkable
+class DerivedSource(Protocol):
+    """Records that are made of another dataset's, through its index, and need none of their own."""
+
+    def open_records(self) -> Sequence[dict[str, Any]]:
+        """A ``records.RecordSequence``.
+
+        Raises:
+            ValueError: what it is made of is broken or missing.
+            FileNotFoundError: a file of its own is missing, with its path as ``filename``.
         """

@@ -9,6 +9,7 @@ from gppf_d2.data.mappers.classification import ClassificationMapper
 from gppf_d2.data.mappers.depth import DepthMapper
 from gppf_d2.data.mappers.detection import DetectionMapper
 from gppf_d2.data.mappers.large_scale_jitter import LargeScaleJitterMapper
+from gppf_d2.data.mappers.multi_label import Label, MultiLabelMapper
 from gppf_d2.data.mappers.normals import NormalsMapper
 from gppf_d2.data.mappers.semantic import SemanticMapper
 from gppf_d2.data.mappers.two_views import TwoViewsMapper
@@ -17,7 +18,9 @@ __all__ = [
     "ClassificationMapper",
     "DepthMapper",
     "DetectionMapper",
+    "Label",
     "LargeScaleJitterMapper",
+    "MultiLabelMapper",
     "NormalsMapper",
     "SemanticMapper",
     "TwoViewsMapper",

@@ -35,6 +35,27 @@ def default_transform(is_train: bool, image_size: int) -> Callable[[Tensor], Ten
     return v2.Compose([v2.Resize(round(image_size * 8 / 7)), v2.CenterCrop(image_size)])
 
 
+def read_class(record: dict[str, Any], num_classes: int | None = None) -> int:
+    """The class of a record.
+
+    Args:
+        record: with "label".
+        num_classes: number of classes K; the class is checked against it where it is given.
+
+    Raises:
+        ValueError: there is no class, or one out of range.
+    """
+    label = record.get("label")
+    whole = isinstance(label, (int, np.integer)) and not isinstance(label, bool)
+    if not whole or label < 0 or (num_classes is not None and label >= num_classes):
+        limit = "" if num_classes is None else f" and below {num_classes}"
+        raise ValueError(
+            f"'{record['file_name']}' has label {label!r}, expected a whole number from "
+            f"0{limit}; correct the dataset or the task's number of classes"
+        )
+    return int(label)
+
+
 class ClassificationMapper:
     """Read an image, transform it, and attach its label.
 
@@ -78,20 +99,9 @@ class ClassificationMapper:
         """
         sample = dict(record)
         if self.is_train or "label" in sample:
-            sample["label"] = self._label(sample)
+            sample["label"] = read_class(sample, self.num_classes)
         # copied: what PIL hands out is read-only, and in-place transforms write
         image = read_image(sample, "RGB").transpose(2, 0, 1).copy()
         image = self.transform(torch.from_numpy(image))
         sample["image"] = image.flip(0) if self.image_format == "BGR" else image
         return sample
-
-    def _label(self, record: dict[str, Any]) -> int:
-        label = record.get("label")
-        whole = isinstance(label, (int, np.integer)) and not isinstance(label, bool)
-        if not whole or label < 0 or (self.num_classes is not None and label >= self.num_classes):
-            limit = "" if self.num_classes is None else f" and below {self.num_classes}"
-            raise ValueError(
-                f"'{record['file_name']}' has label {label!r}, expected a whole number from "
-                f"0{limit}; correct the dataset or the task's number of classes"
-            )
-        return int(label)

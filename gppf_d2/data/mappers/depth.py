@@ -22,6 +22,7 @@ import numpy as np
 from detectron2.data import transforms as T
 
 from gppf_d2.data.mappers.measurements import MeasurementMapper
+from gppf_d2.data.mappers.pixel_sources import pixel_sources
 from gppf_d2.data.mappers.reading import read_map
 
 
@@ -52,10 +53,11 @@ def read_depth(record: dict[str, Any]) -> np.ndarray:
 def transform_depth(transforms: T.Transform, depth: np.ndarray) -> np.ndarray:
     """Apply the geometry of transforms to a depth map without inventing depths.
 
-    The four bytes of each float32 travel as the channels of a label image: Detectron2 resizes uint8
-    labels by nearest, sampled at the same pixel centres as the image, whereas its path for float
-    maps is shifted by up to half a pixel of the source. Pixels that a transform pads hold bytes of
-    0 or 255, that is 0.0 or NaN, and become invalid.
+    Pixels are taken by nearest, sampled at the same pixel centres as the image, as Detectron2
+    resizes uint8 labels; its path for float maps is shifted by up to half a pixel of the source.
+    Under transforms without ``pixel_sources`` the four bytes of each float32 therefore travel as
+    the channels of a label image: pixels that a transform pads hold bytes of 0 or 255, that is 0.0
+    or NaN, and become invalid.
 
     Args:
         transforms: what the augmentations did to the image.
@@ -64,7 +66,13 @@ def transform_depth(transforms: T.Transform, depth: np.ndarray) -> np.ndarray:
     Returns:
         float32 [H', W'] in metres, 0 where there is no measurement.
     """
+    sources = pixel_sources(transforms, depth.shape)
+    if sources is not None:
+        return sources.take(depth, 0)
     planes = np.ascontiguousarray(depth).view(np.uint8).reshape(*depth.shape, 4)
+    sources = pixel_sources(transforms, depth.shape)
+    if sources is not None:
+        return sources.take(depth, 0)
     planes = np.ascontiguousarray(transforms.apply_segmentation(planes))
     return np.nan_to_num(planes.view(np.float32)[..., 0], nan=0.0)
 

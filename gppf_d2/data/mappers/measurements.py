@@ -38,6 +38,12 @@ def seen_window(
     return tuple(int(value) for value in window.round())
 
 
+def enlargement(transforms: T.Transform) -> float:
+    """By which factor transforms stretch what was horizontal; a focal length is as much longer."""
+    start, end = transforms.apply_coords(np.array([[0.0, 0.0], [1.0, 0.0]]))
+    return float(np.hypot(*(end - start)))
+
+
 class MeasurementMapper(ABC):
     """Read an image and a map of measurements and augment both alike.
 
@@ -101,8 +107,7 @@ class MeasurementMapper(ABC):
         transforms = self.augmentations(augmented)
         file_size, size = image.shape[:2], augmented.image.shape[:2]
         if "focal_length" in sample:
-            start, end = transforms.apply_coords(np.array([[0.0, 0.0], [1.0, 0.0]]))
-            sample["focal_length"] *= float(np.hypot(*(end - start)))
+            sample["focal_length"] *= enlargement(transforms)
         if not self.is_train:
             window = seen_window(transforms, size, file_size)
             if window != (0, 0, file_size[1], file_size[0]):

@@ -58,10 +58,12 @@ def read_normals(record: dict[str, Any]) -> np.ndarray:
             f"'{name}' is {vectors.shape[1]} x {vectors.shape[0]}, its image {width} x {height}; "
             "restore the file that belongs to the image"
         )
-    vectors = np.nan_to_num(vectors.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    unit = np.where(length < SHORTEST, 0, vectors * signs / length.clip(SHORTEST))
-    return unit.astype(np.float32)
+    vectors = vectors.astype(np.float32)
+    vectors[~np.isfinite(vectors)] = 0
+    length = np.sqrt(np.einsum("hwc,hwc->hw", vectors, vectors))
+    factor = np.where(length < SHORTEST, 0, 1 / length.clip(SHORTEST))
+    vectors *= factor.astype(np.float32)[..., None]
+    return vectors * signs.astype(np.float32)
 
 
 def _read_vectors(name: str) -> np.ndarray:

@@ -8,6 +8,9 @@ truncated PNG comes back as a picture that is black where the data ended.
 An image may lie in a tar: the record then has "tar_file" and "tar_offset", where its data begin,
 and its "file_name" is a label, "<tar>:<member>". Nothing is unpacked and no tar stays open, so any
 number of processes may read from as many tars as there are.
+
+Several mappers for one image (one per teacher, in pseudo labelling) decode it once: whoever has
+decoded it calls them inside ``already_decoded``.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import BinaryIO
 
 import numpy as np
@@ -38,6 +42,22 @@ _DAMAGED = (
     Image.DecompressionBombError,
     tarfile.TarError,
 )
+_decoded: ContextVar[tuple[str, Image.Image] | None] = ContextVar("decoded", default=None)
+
+
+@contextmanager
+def already_decoded(file_name: str, image: Image.Image) -> Iterator[None]:
+    """Context in which ``load_image`` and ``read_image`` give this image for ``file_name``.
+
+    Args:
+        file_name: of the records that it belongs to.
+        image: what ``load_image`` returned; nobody may draw on it.
+    """
+    reset = _decoded.set((file_name, image))
+    try:
+        yield
+    finally:
+        _decoded.reset(reset)
 
 
 @contextmanager
@@ -73,13 +93,14 @@ def read_image(record: dict, image_format: str) -> np.ndarray:
     return pixels[:, :, ::-1] if image_format == "BGR" else pixels
 
 
-def load_image(record: dict) -> Image.Image:
+def load_image(record: dict, data: bytes | None = None) -> Image.Image:
     """Read the image of a record; grey, palette and RGBA files become three channels of 8 bits, and
     of files with 16 bits the upper 8 are kept.
 
     Args:
         record: with "file_name", optionally "tar_file" and "tar_offset" (in bytes), and "height"
             and "width", which are filled in where they are missing.
+        data: what ``read_bytes`` returned, so that the file is not opened again.
 
     Returns:
         The decoded image, upright, of mode "RGB".
@@ -88,18 +109,39 @@ def load_image(record: dict) -> Image.Image:
         OSError: the file is missing or damaged.
         ValueError: the image has another size than the record says.
     """
-    with readable(record["file_name"]), _open_image(record) as file:
-        image = Image.open(file)
-        image.load()
+    given = _decoded.get()
+    if given is not None and given[0] == record["file_name"]:
+        return _checked(record, given[1])
+    with readable(record["file_name"]):
+        file = _open_image(record) if data is None else io.BytesIO(data)
+        with file:
+            image = Image.open(file)
+            image.load()
     # what is wrong with the EXIF block is not wrong with the pixels: as good as none
     with suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
-    # of an array, the check looks at the shape alone
-    detection_utils.check_image_size(record, np.empty((image.height, image.width, 0)))
+    _checked(record, image)
     with readable(record["file_name"]):
         if image.mode.startswith("I;16"):  # PIL itself would make everything above 255 white
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _checked(record: dict, image: Image.Image) -> Image.Image:
+    """The image, if its size is what the record says; a record that does not say it is told."""
+    # of an array, the check looks at the shape alone
+    detection_utils.check_image_size(record, np.empty((image.height, image.width, 0)))
+    return image
+
+
+def read_bytes(record: dict) -> bytes:
+    """The encoded image of a record, as it lies in its file or tar.
+
+    Raises:
+        OSError: the file is missing or damaged.
+    """
+    with readable(record["file_name"]), _open_image(record) as file:
+        return file.read()
 
 
 def _open_image(record: dict) -> BinaryIO:

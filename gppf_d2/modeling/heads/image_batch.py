@@ -18,6 +18,33 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 
+def normalised_batch(
+    samples: Sequence[Mapping[str, Any]],
+    backbone: Backbone,
+    pixel_mean: Tensor,
+    pixel_std: Tensor,
+    size_divisibility: int = 1,
+) -> ImageList:
+    """Normalise images and pad them at the right and bottom to one size.
+
+    Args:
+        samples: with "image" [3, H_i, W_i].
+        backbone: what the batch is for; sides are multiples of what it asks for.
+        pixel_mean: [3, 1, 1], on the batch's device.
+        pixel_std: [3, 1, 1].
+        size_divisibility: what else sides are multiples of.
+
+    Returns:
+        The batch [B, 3, H, W] with the images' own sizes.
+    """
+    images = [sample["image"].to(pixel_mean.device, non_blocking=True) for sample in samples]
+    images = [(image - pixel_mean) / pixel_std for image in images]
+    constraints = dict(backbone.padding_constraints)
+    side = constraints.pop("size_divisibility", backbone.size_divisibility)
+    side = math.lcm(max(side, 1), size_divisibility)
+    return ImageList.from_tensors(images, side, padding_constraints=constraints)
+
+
 class ImageHead(nn.Module):
     """Base of heads on images: keeps the view and normalises like Detectron2's meta-architectures.
 
@@ -70,17 +97,16 @@ class ImageHead(nn.Module):
 
     def preprocess(self, samples: Sequence[Mapping[str, Any]]) -> ImageList:
         """Normalise images [3, H_i, W_i] and pad them at the right and bottom to one size."""
-        images = [sample["image"].to(self.device, non_blocking=True) for sample in samples]
-        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
-        constraints = dict(self.backbone.padding_constraints)
-        side = constraints.pop("size_divisibility", self.backbone.size_divisibility)
-        side = math.lcm(max(side, 1), self.size_divisibility)
-        return ImageList.from_tensors(images, side, padding_constraints=constraints)
+        return normalised_batch(
+            samples, self.backbone, self.pixel_mean, self.pixel_std, self.size_divisibility
+        )
 
-    def stack_maps(self, maps: Sequence[Tensor], images: ImageList) -> Tensor:
-        """Pad maps [..., H_i, W_i] with zeros to the size of the batch: [B, ..., H, W]."""
+    def stack_maps(self, maps: Sequence[Tensor], images: ImageList, fill: float = 0.0) -> Tensor:
+        """Pad maps [..., H_i, W_i] with ``fill`` to the size of the batch: [B, ..., H, W] of the
+        images' type."""
         height, width = images.tensor.shape[-2:]
-        padded = images.tensor.new_zeros(len(maps), *maps[0].shape[:-2], height, width)
+        shape = (len(maps), *maps[0].shape[:-2], height, width)
+        padded = images.tensor.new_full(shape, fill)
         for row, one in zip(padded, maps):
             row[..., : one.shape[-2], : one.shape[-1]] = one.to(row)
         return padded

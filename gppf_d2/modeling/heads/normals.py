@@ -15,10 +15,10 @@ from detectron2.modeling import Backbone
 from torch import Tensor
 
 from gppf_d2.modeling.heads.image_batch import ImageHead, at_file_size
-from gppf_d2.modeling.heads.top_down import TopDownDecoder
+from gppf_d2.modeling.heads.pixel_decoder import PixelDecoder
 
 
-class NormalsHead(TopDownDecoder, ImageHead):
+class NormalsHead(PixelDecoder, ImageHead):
     """Pixel head of three channels, scaled to unit length; it starts by facing the viewer.
 
     Args:
@@ -26,11 +26,13 @@ class NormalsHead(TopDownDecoder, ImageHead):
         pixel_mean: per channel, of images in [0, 255].
         pixel_std: per channel.
         in_features: features to fuse; default all of the backbone.
-        channels: of the fused feature.
+        channels: of the decoder.
         norm: of the 3x3 convolutions, as in Detectron2.
+        fusion: of the features, "top_down" or "sum" (see `pixel_decoder`).
+        convs: 3x3 convolutions after the fusion.
 
     Raises:
-        ValueError: a feature that the backbone does not give.
+        ValueError: a feature that the backbone does not give, or a fusion that cannot be.
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class NormalsHead(TopDownDecoder, ImageHead):
         in_features: Sequence[str] | None = None,
         channels: int = 128,
         norm: str = "",
+        fusion: str = "top_down",
+        convs: int = 2,
     ) -> None:
         super().__init__(backbone, pixel_mean, pixel_std)
         self.in_features = self.choose_features(in_features)
-        self.add_decoder(channels, 3, norm)
+        self.add_decoder(channels, 3, norm, fusion, convs)
         with torch.no_grad():
             self.predict.bias[2] = 1.0
 
@@ -61,8 +65,7 @@ class NormalsHead(TopDownDecoder, ImageHead):
             outside of the sample's "window" (`at_file_size`).
         """
         images = self.preprocess(samples)
-        raw = self.decode(self.backbone(images.tensor))
-        raw = F.interpolate(raw, images.tensor.shape[-2:], mode="bilinear", align_corners=False)
+        raw = self.pixels(images.tensor)
         if self.training:
             truth = self.stack_maps([sample["normals"] for sample in samples], images)
             return {"loss_normals": self.loss(raw, truth)}

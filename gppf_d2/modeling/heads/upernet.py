@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from torch import Tensor, nn
 
+from gppf_d2.modeling.heads.semantic import labelled_cross_entropy
+
 
 class UperNetHead(nn.Module):
     """Semantic segmentation from all stages of a backbone.
@@ -123,8 +125,7 @@ class UperNetHead(nn.Module):
         """
         height, width = targets.shape[-2:]
         logits = _enlarged(logits.float(), stride)[..., :height, :width]
-        total = F.cross_entropy(logits, targets, ignore_index=self.ignore_value, reduction="sum")
-        return total / (targets != self.ignore_value).sum().clamp(min=1)
+        return labelled_cross_entropy(logits, targets, self.ignore_value)
 
 
 class PyramidPooling(nn.Module):

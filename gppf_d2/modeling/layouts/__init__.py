@@ -1,7 +1,7 @@
 """Names of a plain backbone's tensors in the layouts of Detectron2, torchvision and timm.
 
 Pure functions from strings to strings. Each family of backbones has a module with its tables
-(`resnet`, `swin`); Detectron2's names are the reference, and tell the families apart.
+(`resnet`, `swin`, `timm`); Detectron2's names are the reference, and tell the families apart.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from collections.abc import Collection, Iterable
 
 from gppf_d2.modeling.layouts.family import Family
 from gppf_d2.modeling.layouts.resnet import RESNET, depth_of, is_bottleneck
-from gppf_d2.modeling.layouts.swin import CONSTANTS, SWIN, stock_name
+from gppf_d2.modeling.layouts.swin import CONSTANTS, SWIN
+from gppf_d2.modeling.layouts.swin import stock_name as stock_swin_name
+from gppf_d2.modeling.layouts.timm import TIMM, find_prefix, parts_of
+from gppf_d2.modeling.layouts.timm import stock_name as stock_timm_name
 
 __all__ = [
     "CONSTANTS",
@@ -18,19 +21,32 @@ __all__ = [
     "LAYOUTS",
     "RESNET",
     "SWIN",
+    "TIMM",
     "Family",
     "depth_of",
     "detect",
     "detect_layout",
     "family_of",
+    "find_prefix",
     "from_layout",
     "is_bottleneck",
+    "parts_of",
     "stock_name",
     "to_layout",
 ]
 
 LAYOUTS = ("detectron2", "torchvision", "timm")
-FAMILIES = (RESNET, SWIN)
+FAMILIES = (RESNET, SWIN, TIMM)
+
+
+def stock_name(name: str) -> str:
+    """Detectron2's name of a tensor of a lego backbone, unit taken out.
+
+    Args:
+        name: such as "res2.0.conv1.weight", "p1.0.downsample.norm.weight" or
+            "res2.0.timm.blocks.1.0.conv_pw.weight".
+    """
+    return stock_timm_name(name) or stock_swin_name(name)
 
 
 def family_of(names: Iterable[str]) -> Family:
@@ -69,8 +85,9 @@ def to_layout(name: str, layout: str) -> str | None:
     family = next((family for family in FAMILIES if family.owns(name)), None)
     if family is None:
         raise ValueError(
-            f"{name!r} is not a tensor of a Detectron2 ResNet or Swin; expected names like "
-            "'stem.conv1.weight', 'res2.0.conv1.norm.bias' or 'layers.0.blocks.0.norm1.bias'."
+            f"{name!r} is not a tensor of a Detectron2 ResNet or Swin or of a TimmBackbone; "
+            "expected names like 'stem.conv1.weight', 'res2.0.conv1.norm.bias', "
+            "'layers.0.blocks.0.norm1.bias' or 'timm.conv_stem.weight'."
         )
     return family.to_layout(name, layout)
 
@@ -130,6 +147,7 @@ def detect(names: Collection[str]) -> tuple[Family, str, str]:
         raise ValueError(f"it holds several {words}, under the prefixes {prefixes}; keep one")
     raise ValueError(
         "it holds no plain ResNet or Swin in the layout of Detectron2, Caffe2, torchvision or timm "
+        "(whose other models fit a LegoTimm alone) "
         f"(a few of its names: {', '.join(sorted(known)[:3]) or 'none'})"
     )
 

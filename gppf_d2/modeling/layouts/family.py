@@ -17,8 +17,10 @@ class Family:
     Args:
         word: what it is called, "ResNet".
         size_key: the lego's argument that says how deep it is, "depth".
-        anchors: layout -> two names that together show it.
-        stages: prefixes of Detectron2's names, in order, for reports.
+        anchors: layout -> two names that together show it; empty for a family without names that
+            all its models have.
+        stages: prefixes of Detectron2's names, in order, for reports; empty where they depend on
+            the model.
         owns: whether a Detectron2 name belongs to the family.
         size_of: that argument's value, from Detectron2's names.
         to_layout: (Detectron2's name, layout) -> the name there, None where the layout has no place

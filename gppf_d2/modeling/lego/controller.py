@@ -53,6 +53,14 @@ class Gate:
         return self.active[0] if self.weights == (None,) else None
 
 
+def equal_gates(one: Gate, other: Gate) -> bool:
+    """Whether two gates compute the same."""
+    pairs = list(zip(one.weights, other.weights))
+    return one.active == other.active and all(
+        a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs
+    )
+
+
 @dataclass(frozen=True)
 class LinearTemperature:
     """Temperature tau: linear from start to end over a fraction of training, then constant."""

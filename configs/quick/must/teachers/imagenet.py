@@ -1,0 +1,22 @@
+r"""Tiny twin of configs/must/teachers/imagenet.py, for the miniature datasets.
+
+Hardware: 2 CPU cores, 2 processes, half a minute. Data: datasets/README.md, "Miniatures".
+Expected: it runs; numbers of a miniature mean nothing.
+    python train_net.py --config-file configs/quick/must/teachers/imagenet.py \
+        --num-processes 2 --data-root DIR
+"""
+
+from ....common.must_toy import shrink_must
+from ....must.teachers.imagenet import (
+    backbone,
+    gates,
+    input,
+    lr_multiplier,
+    optimizer,
+    schedule,
+    tasks,
+    train,
+)
+
+shrink_must(backbone, tasks, train)
+train.output_dir = "output/quick/must/teachers/imagenet"

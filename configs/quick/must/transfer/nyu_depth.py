@@ -1,0 +1,25 @@
+r"""Tiny twin of configs/must/transfer/nyu_depth.py, for the miniature datasets.
+
+Hardware: 2 CPU cores, 2 processes, half a minute. Data: datasets/README.md, "Miniatures".
+Starts from a run of configs/quick/must/students/imagenet.py. Expected: it runs; numbers of a
+miniature mean nothing.
+    python train_net.py --config-file configs/quick/must/transfer/nyu_depth.py \
+        --num-processes 2 --data-root DIR
+"""
+
+from ....common.must_toy import shrink_must_transfer
+from ....must.transfer.nyu_depth import (
+    backbone,
+    gates,
+    input,
+    lr_multiplier,
+    optimizer,
+    paper,
+    schedule,
+    sweep,
+    tasks,
+    train,
+)
+
+shrink_must_transfer(backbone, tasks, train, sweep)
+train.output_dir = "output/quick/must/transfer/nyu_depth"

@@ -1,0 +1,176 @@
+"""Label images with teachers: boxes, masks, segments, classes, depth, for students to train on.
+
+    python -m gppf_d2.tools.pseudo_label --config-file FILE \\
+        [--shard i/n] [--data-root DIR] [key=value ...]
+
+The same command goes on where a killed one stopped, and does nothing where all is done. Several
+machines share the work with ``--shard 0/4``, ``--shard 1/4``, ..., the processes of one with
+``torchrun --nproc-per-node N -m gppf_d2.tools.pseudo_label ...``, one GPU each. Whoever comes last
+writes ``manifest.json``; with a kill in between give any of the commands again.
+
+Images that cannot be read get no labels: they are counted, the first ten named, all of them listed
+in the manifest, and the exit status is 0. A wrong call or config ends with one sentence and 2,
+before anything is labelled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
+
+from gppf_d2.data.samples import one_line
+from gppf_d2.engine.errors import UserError
+from gppf_d2.engine.launch import under_torchrun
+from gppf_d2.engine.output_folder import TALKATIVE
+from gppf_d2.pseudo.labeller import Outcome, label_images
+from gppf_d2.pseudo.settings import LABELLING, Settings
+from gppf_d2.pseudo.teacher import Teacher
+
+logger = logging.getLogger("gppf_d2.pseudo")
+
+
+def load_settings(path: str, overrides: Sequence[str] = ()) -> Settings:
+    """Read the config of a labelling.
+
+    Args:
+        path: a LazyConfig ``.py``.
+        overrides: ``key=value`` strings; keys without a section are those of ``labelling``. The
+            file may have sections of its own, which values refer to.
+
+    Raises:
+        UserError: no such file, a broken one, or a value that cannot be meant.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"There is no config file {path!r}; the shipped ones are under configs/.")
+    try:
+        cfg = LazyConfig.load(path)
+    except Exception as error:
+        raise UserError(f"The config file {path!r} cannot be read: {one_line(error)}") from error
+    sections = {"labelling", "teachers", "options", *cfg}
+    changes = []
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        section, dot, _ = key.partition(".")
+        if not (equals and (section in sections if dot else key in LABELLING)):
+            raise UserError(
+                f"The override {override!r} is not key=value with one of {', '.join(LABELLING)} or "
+                f"with a key below {', '.join(sorted(sections))}."
+            )
+        changes.append(override if dot else f"labelling.{override}")
+    try:
+        return Settings.of(LazyConfig.apply_overrides(cfg, changes))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"The overrides of {path!r} cannot be applied: {one_line(error)}"
+        ) from error
+
+
+def build_teachers(settings: Settings) -> dict[str, Teacher]:
+    """The teachers of a labelling, on the CPU.
+
+    Raises:
+        UserError: one that cannot be built.
+    """
+    found: dict[str, Teacher] = {}
+    for name, config in settings.teachers.items():
+        if isinstance(config, DictConfig) and "_target_" not in config:
+            raise UserError(
+                f"teachers.{name} is {config}; write L(RunTeacher)(...) or another teacher."
+            )
+        try:
+            found[name] = instantiate(config)
+        except TypeError as error:
+            raise UserError(f"teachers.{name}: {error}.") from error
+    return found
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(i, n) from "i/n".
+
+    Raises:
+        UserError: not two numbers with 0 <= i < n.
+    """
+    first, slash, second = text.partition("/")
+    if not (slash and first.isdecimal() and second.isdecimal() and int(first) < int(second)):
+        raise UserError(f"--shard is {text!r}; write i/n with i from 0 to n - 1, as 0/4.")
+    return int(first), int(second)
+
+
+def share_of(part: tuple[int, int]) -> tuple[int, int]:
+    """The share of this process: its rank's part of the ``--shard`` of its machine."""
+    if not under_torchrun():
+        return part
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    return part[0] * world_size + rank, part[1] * world_size
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gppf_d2.tools.pseudo_label",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser.add_argument("--shard", default="0/1", metavar="i/n", help="make every n-th shard")
+    parser.add_argument("--data-root", default="", metavar="DIR", help="$DETECTRON2_DATASETS")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit status."""
+    options = make_parser().parse_intermixed_args(arguments)
+    setup_logger(name="gppf_d2")
+    for name, level in TALKATIVE.items():
+        logging.getLogger(name).setLevel(level)
+    try:
+        part = share_of(parse_shard(options.shard))
+        if options.data_root:
+            if not os.path.isdir(options.data_root):
+                raise UserError(f"--data-root {options.data_root!r} is not a folder.")
+            os.environ["DETECTRON2_DATASETS"] = options.data_root
+        settings = load_settings(options.config_file, options.overrides)
+        outcome = label_images(settings, build_teachers(settings), part)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    _say(settings, outcome)
+    return 0
+
+
+def _say(settings: Settings, outcome: Outcome) -> None:
+    """The last lines."""
+    if outcome.images:
+        logger.info(
+            "Labelled %d images in %.0f s: %.1f images/s",
+            outcome.images, outcome.seconds, outcome.images / outcome.seconds,
+        )  # fmt: skip
+    if outcome.corrupt:
+        logger.warning("%d images could not be read and have no labels.", outcome.corrupt)
+    if outcome.manifest is None:
+        logger.info("Other shards of '%s' are not there yet.", settings.output)
+        return
+    for name, label in outcome.manifest["labels"].items():
+        counts = {key: value for key, value in label["counts"].items() if key != "per_class"}
+        logger.info("%s (%s): %s", name, label["kind"], counts)
+    logger.info(
+        "'%s' is complete: %d images, %d of them without labels.",
+        settings.output, outcome.manifest["images"]["count"], len(outcome.manifest["corrupt"]),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
