@@ -133,6 +133,7 @@ bench: $(STAMP) ## ratios against peers and baselines, each from one run
 	$(PY) -m gppf_d2.tools.bench_index
 	$(PY) -m gppf_d2.tools.bench_mapper
 	$(PY) -m gppf_d2.tools.bench_evaluation
+	$(PY) -m gppf_d2.tools.bench_pseudo_label
 
 clean: ## remove caches, keep the environment and what runs wrote
 	rm -rf build .pytest_cache .ruff_cache

@@ -151,6 +151,13 @@ def _header(name: str) -> str:
     return (CONFIGS / f"must/transfer/{name}.py").read_text().split('"""')[1]
 
 
+def test_the_classes_of_a_students_labels_are_known_from_the_dataset_of_each() -> None:
+    cfg = load_config(str(CONFIGS / "must/students/supervised_multi_task.py"))
+    found = setup.class_names(setup.build_tasks(cfg))["student"]
+    counts = {kind: len(names) for kind, names in found.items()}
+    assert counts == {"classes": 1000, "thing_classes": 365, "stuff_classes": 171}
+
+
 def test_depth_and_normals_are_evaluated_as_usual() -> None:
     depth = load("nyu_depth").tasks.nyu_depth
     evaluator = instantiate(depth.evaluators[0].evaluator)

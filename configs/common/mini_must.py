@@ -73,7 +73,7 @@ def mapper(labels):
 def evaluation(label):
     """The validation set of a label's own dataset."""
     if label == "classes":
-        found = top1("mini_objects_val", image_size=64)
+        found = top1("mini_objects_val", image_size=112)
     elif label == "boxes":
         found = boxes("mini_scenes_val", short=SIZE, longest=LONGEST)
     elif label == "segments":

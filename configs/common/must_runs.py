@@ -76,8 +76,8 @@ def source(label, supervised=True, pseudo=True):
 
 def evaluation(label):
     """The validation set of a label's own dataset; relative depth has none."""
-    if label == "classes":
-        return of_label(label, top1("imagenet_1k_val"))
+    if label == "classes":  # objects as large as the jitter's mean makes them
+        return of_label(label, top1("imagenet_1k_val", image_size=448))
     if label == "boxes":
         return of_label(label, boxes("objects365_v2_val", masks=False))
     return of_label(label, miou("coco_stuff_164k_sem_seg_val", short=640))

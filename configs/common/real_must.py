@@ -60,7 +60,7 @@ def mapper(labels, pseudo=True):
 def evaluations(labels):
     """The held-out split of each label's own dataset."""
     found = dict(
-        classes=top1("cifar10_images_test", image_size=64),
+        classes=top1("cifar10_images_test", image_size=140),
         cells=boxes("nuclei_val", short=SHORT, longest=LONGEST),
         segments=miou("camvid_val", short=SHORT, longest=LONGEST),
         depth=metres("seven_scenes_val", short=SHORT, longest=LONGEST),

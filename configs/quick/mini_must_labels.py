@@ -23,3 +23,5 @@ teachers = {
     label: L(RunTeacher)(run=f"${{runs.folder}}/{label}", labels={label: label})
     for label in ("classes", "boxes", "segments", "depth")
 }
+# 0.5 in the paper: after minutes of training no box of eight classes is that sure
+options = dict(boxes=dict(threshold=0.15))

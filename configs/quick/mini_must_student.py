@@ -5,7 +5,7 @@ boxes are supervised.
 Hardware: 1 CPU core. Time: about ten minutes. Expected: see README, "Self-training". After the
 teachers (mini_must_teachers.py) and the labels:
     for set in mini_unlabelled mini_scenes_train; do
-        python -m gppf_d2.tools.pseudo_label --config-file configs/quick/labels/mini_must.py \
+        python -m gppf_d2.tools.pseudo_label --config-file configs/quick/mini_must_labels.py \
             --data-root output/data dataset=$set output=output/data/pseudo/$set
     done
     python train_net.py --config-file configs/quick/mini_must_student.py --num-processes 1 \

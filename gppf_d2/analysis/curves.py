@@ -2,9 +2,9 @@
 temperature, task share.
 
 Entries are dicts with "iteration" and any of "loss/<task>/<name>", "loss/<task>/<label>.<name>",
-"loss/<task>/total", "weight/<label>", "share/<task>", "wanted_share/<task>", "time", "data_time",
-"lr", "temperature". Every function takes what is there: a key that no entry has gives no line, a
-value that is not finite is left out of the line and counted.
+"loss/<task>/total", "weight/<task>/<label>", "share/<task>", "wanted_share/<task>", "time",
+"data_time", "lr", "temperature". Every function takes what is there: a key that no entry has gives
+no line, a value that is not finite is left out of the line and counted.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def weight_figure(metrics: Metrics, theme: Theme = LIGHT) -> Figure:
     """Weights of the labels' losses over the iterations, as far as they are learned.
 
     Raises:
-        ValueError: no "weight/<label>" is in the metrics.
+        ValueError: no "weight/<task>/<label>" is in the metrics.
     """
     keys = sorted({key for entry in metrics for key in entry if key.startswith("weight/")})
     lines = {key.partition("/")[2]: series(metrics, key) for key in keys}

@@ -3,7 +3,7 @@
 ``write_label_page(folder, output)`` reads a folder of labels (``data.pseudo_labels``) and the
 images that it names. The page opens from disk without a network, on bright and dark screens, on
 phones and on paper. Above the images stands what the manifest says: labels and teachers, counts per
-class, images that could not be read.
+class, images without labels.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def write_label_page(
     picks = pick_images(manifest, count, order, shown, seed)
     records = PseudoLabelSource(os.fspath(folder)).open_records()
     cards = [_card(records[int(place)], shown) for place in picks]
-    lead = f"{len(picks):,} of {len(manifest.labelled()):,} labelled images, {_words(order)}."
+    lead = f"{len(picks):,} of {len(records):,} labelled images, {_words(order)}."
     images = page.section("images", "Images", *cards, lead=page.escape(lead))
     name = Path(folder).resolve().name
     parts = [*summary_sections(manifest, shown), ("images", "Images", images)]
@@ -84,7 +84,7 @@ def write_label_page(
         parts,
         "Written by gppf_d2.tools.view_labels.",
     )
-    return write_file(output, text.encode("utf-8"))
+    return write_file(output, text.encode("utf-8", "backslashreplace"))
 
 
 def shown_labels(manifest: Manifest, names: Sequence[str] | None) -> dict[str, StoredLabel]:
@@ -122,12 +122,12 @@ def pick_images(
         raise ValueError(f"The order is {order!r}; choose one of {', '.join(ORDERS)}.")
     if count < 1:
         raise ValueError(f"The count of images is {count}; show at least 1.")
-    found = manifest.labelled()
-    count = min(count, len(found))
+    total = len(manifest) - len(manifest.corrupt)
+    count = min(count, total)
     if order == "even":
-        return np.unique(np.linspace(0, len(found) - 1, count).round().astype(np.int64))
+        return np.unique(np.linspace(0, total - 1, count).round().astype(np.int64))
     if order == "random":
-        return np.sort(np.random.default_rng(seed).choice(len(found), count, replace=False))
+        return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
     kind = ORDERED_BY[order]
     name = next((name for name, label in labels.items() if label.kind == kind), None)
     if name is None:
@@ -136,7 +136,7 @@ def pick_images(
             f"The order {order!r} needs a label of kind {kind!r}, but here are {shown}; choose "
             "'even' or 'random'."
         )
-    values = _measured(manifest, name, kind)[found]
+    values = _measured(manifest, name, kind)[manifest.labelled()]
     return np.argsort(values if order in ("few", "unsure") else -values, kind="stable")[:count]
 
 
@@ -174,7 +174,7 @@ def _header(name: str, manifest: Manifest, labels: Mapping[str, StoredLabel]) ->
     state = f"{len(manifest) - corrupt:,} images labelled"
     css = "done"
     if corrupt:
-        state, css = f"{state} · {corrupt:,} could not be read", "open"
+        state, css = f"{state} · {corrupt:,} without labels", "open"
     return (
         f'<p class="over">{page.escape(over)}</p><h1>{page.escape(name)}</h1>'
         f'<span class="state {css}">{page.escape(state)}</span>'

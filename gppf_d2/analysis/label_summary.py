@@ -1,7 +1,7 @@
 """The head of the page of pseudo labels: what the manifest says, in tables and small charts.
 
 Labels with what was kept of them, teachers with the hashes of their weights, counts per class, and
-the images that could not be read.
+the images that have none.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def summary_sections(
         part = page.section("counts", "Counts", f'<div class="grid">{charts}</div>')
         sections.append(("counts", "Counts", part))
     if manifest.corrupt:
-        sections.append(("unreadable", "Unreadable images", _corrupt(manifest)))
+        sections.append(("unreadable", "Images without labels", _corrupt(manifest)))
     return sections
 
 
@@ -185,7 +185,7 @@ def _corrupt(manifest: Manifest) -> str:
     table = page.table(["File", "why it has no labels"], rows, caption, css="words")
     return page.section(
         "unreadable",
-        "Unreadable images",
+        "Images without labels",
         f'<div class="card scroll" tabindex="0">{table}</div>',
-        lead="They have no labels and are left out in training.",
+        lead="They are left out in training.",
     )

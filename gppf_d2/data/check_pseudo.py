@@ -6,7 +6,6 @@ and in range.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,9 +14,7 @@ import numpy as np
 from gppf_d2.data.index.pseudo_labels import is_labelled_image
 from gppf_d2.data.mappers.reading import load_image, read_bytes
 from gppf_d2.data.problems import Problem, object_problems, sentence, unreadable
-from gppf_d2.data.pseudo_labels import IGNORE, StoredLabel, open_shard
-
-HASH_BYTES = 16
+from gppf_d2.data.pseudo_labels import IGNORE, StoredLabel, image_hash, open_shard
 
 
 def pseudo_problems(record: Mapping[str, Any]) -> Iterator[Problem]:
@@ -47,8 +44,7 @@ def pseudo_problems(record: Mapping[str, Any]) -> Iterator[Problem]:
             "unreadable", f"the labels of '{name}' in '{record['pseudo_shard']}': {sentence(error)}"
         )
         return
-    digest = hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
-    if not is_labelled_image(record) or digest != shard.cell("image_hash", row):
+    if not is_labelled_image(record) or image_hash(data) != shard.cell("image_hash", row):
         yield Problem("labels", f"'{name}' is not the image '{labelled}' that was labelled")
     if size != (image["height"], image["width"]):
         text = f"'{name}' is {image['width']} x {image['height']}, its labels {size[1]} x {size[0]}"

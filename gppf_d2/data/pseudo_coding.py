@@ -89,24 +89,38 @@ def encode(label: StoredLabel, value: Any) -> dict[str, Any]:
         Column, without the label's name -> value.
 
     Raises:
-        ValueError: probabilities that are none.
+        ValueError: probabilities that are none, or objects of a class that there is not.
+        FloatingPointError: numbers that are not finite, as an overflow gives them.
     """
     if label.kind == "classes":
         return _encode_classes(label, np.asarray(value, np.float32))
     if label.kind == "instances":
-        cells = {
-            "boxes": np.asarray(value["boxes"], np.float32).reshape(-1, 4),
-            "scores": np.asarray(value["scores"], np.float32),
-            "categories": np.asarray(value["categories"], np.int32),
-        }
-        return {**cells, "masks": list(value.get("masks") or ())} if label.masks else cells
+        return _encode_instances(label, value)
     if label.kind == "sem_seg":
         return {"map": _compress(np.ascontiguousarray(value, np.uint8))}
     return _encode_measurements(np.asarray(value, np.float32))
 
 
+def _encode_instances(label: StoredLabel, value: Mapping[str, Any]) -> dict[str, Any]:
+    cells = {
+        "boxes": np.asarray(value["boxes"], np.float32).reshape(-1, 4),
+        "scores": np.asarray(value["scores"], np.float32),
+        "categories": np.asarray(value["categories"], np.int32),
+    }
+    if not np.isfinite(cells["boxes"]).all():
+        raise FloatingPointError("the teacher's boxes are not finite")
+    categories, count = cells["categories"], label.num_classes
+    wrong = categories[(categories < 0) | ((categories >= count) & (count > 0))]
+    if wrong.size:
+        limit = f"0 to {count - 1}" if count else "0 or more"
+        raise ValueError(f"the teacher has an object of class {wrong[0]}, expected {limit}")
+    return {**cells, "masks": list(value.get("masks") or ())} if label.masks else cells
+
+
 def _encode_classes(label: StoredLabel, shares: np.ndarray) -> dict[str, Any]:
-    good = shares.shape == (label.num_classes,) and np.isfinite(shares).all()
+    good = shares.shape == (label.num_classes,)
+    if good and not np.isfinite(shares).all():
+        raise FloatingPointError("the teacher's probabilities are not finite")
     if not good or shares.min() < -1e-3 or abs(float(shares.sum()) - 1) > 0.02:
         raise ValueError(
             f"the teacher's classes are an array of shape {list(shares.shape)} with the sum "

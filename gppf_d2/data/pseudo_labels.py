@@ -4,14 +4,15 @@
     shard-00000.arrow   one row per image: row r of shard s is image s * shard_size + r
 
 A shard is an Arrow IPC file of one record batch, mapped when it is read; it describes its labels
-itself, so that a row needs no manifest. Columns: index, file_name, image_hash (BLAKE2b of the
-file), height, width, error ("" or why the image has no labels), and those of every label,
+itself, so that a row needs no manifest. Columns: index, file_name (``stored_name``), image_hash,
+height, width, error ("" or why the image has no labels), and those of every label,
 ``<label>.<column>`` as in ``pseudo_coding``. ``gppf_d2.tools.pseudo_label`` writes such folders.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,13 +26,14 @@ import pyarrow as pa
 from gppf_d2.data.pseudo_coding import IGNORE, KINDS, StoredLabel, columns_of, decode, encode
 
 __all__ = [
-    "IGNORE", "KINDS", "Manifest", "Row", "Shard", "StoredLabel", "decode", "encode", "open_shard",
-    "read_labels", "read_manifest", "shard_batch", "shard_name",
+    "IGNORE", "KINDS", "Manifest", "Row", "Shard", "StoredLabel", "decode", "encode", "image_hash",
+    "open_shard", "read_labels", "read_manifest", "shard_batch", "shard_name", "stored_name",
 ]  # fmt: skip
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 OPEN_SHARDS = 128  # mapped at a time, in every process
+HASH_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,8 @@ class Manifest:
         """Absolute path of the folder of images; None for a registered dataset."""
         if "folder" not in self.images:
             return None
-        return os.path.normpath(os.path.join(os.path.abspath(self.folder), self.images["folder"]))
+        # as it is named from there, whatever link led here
+        return os.path.normpath(os.path.join(os.path.realpath(self.folder), self.images["folder"]))
 
     @property
     def dataset(self) -> str | None:
@@ -91,6 +94,16 @@ class Manifest:
 def shard_name(number: int) -> str:
     """File name of a shard."""
     return f"shard-{number:05d}.arrow"
+
+
+def stored_name(file_name: str) -> str:
+    """The name of a file as it is stored: what is not UTF-8 in it becomes ``\\udcXX``."""
+    return file_name.encode("utf-8", "backslashreplace").decode()
+
+
+def image_hash(data: bytes) -> bytes:
+    """BLAKE2b of an image's file, 16 bytes."""
+    return hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
 
 
 def read_manifest(folder: str | os.PathLike) -> Manifest:
@@ -149,11 +162,11 @@ def shard_batch(
     """
     columns: dict[str, pa.Array] = {
         "index": pa.array([row.index for row in rows], pa.int64()),
-        "file_name": pa.array([row.file_name for row in rows], pa.string()),
-        "image_hash": pa.array([row.image_hash for row in rows], pa.binary(16)),
+        "file_name": pa.array([stored_name(row.file_name) for row in rows], pa.string()),
+        "image_hash": pa.array([row.image_hash for row in rows], pa.binary(HASH_BYTES)),
         "height": pa.array([row.height for row in rows], pa.int32()),
         "width": pa.array([row.width for row in rows], pa.int32()),
-        "error": pa.array([row.error for row in rows], pa.string()),
+        "error": pa.array([stored_name(row.error) for row in rows], pa.string()),
     }
     for name, label in labels.items():
         for column, kind in columns_of(label).items():
@@ -236,7 +249,7 @@ class Shard:
 
         Raises:
             KeyError: a label that the shard does not have.
-            ValueError: the image could not be read when it was labelled.
+            ValueError: the image has no labels.
         """
         error = self.cell("error", row)
         if error:

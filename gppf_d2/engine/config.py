@@ -154,10 +154,11 @@ def share_total_batch(
     Args:
         cfg: the run's config; it is not changed.
         world_size: R.
-        overrides: ``key=value`` strings of the command line; a batch size among them is meant.
+        overrides: ``key=value`` strings of the command line; a batch size among them is meant, and
+            the total follows from it, for what the config computes from the total.
 
     Returns:
-        The config itself where the key is 0, or the batch size is given.
+        The config itself where the key is 0.
 
     Raises:
         UserError: several tasks, or a number that cannot be shared out equally.
@@ -172,17 +173,19 @@ def share_total_batch(
             "is a number of samples for runs of one task, set it to 0 and use batch_size."
         )
     key = f"tasks.{tasks[0]}.batch_size"
-    if any(override.partition("=")[0] == key for override in overrides):
-        logger.info("%s is given: train.total_batch_size=%d is not used", key, total)
-        return cfg
     parts = batches_per_step(cfg, world_size)
+    shared = OmegaConf.merge(OmegaConf.create(flags={"allow_objects": True}), cfg)
+    if any(override.partition("=")[0] == key for override in overrides):
+        size = OmegaConf.select(cfg, key)
+        shared.train.total_batch_size = parts * size if isinstance(size, int) else 0  # refused soon
+        logger.info("%s=%s is given: train.total_batch_size=%d is not used", key, size, total)
+        return shared
     if total % parts:
         raise UserError(
             f"train.total_batch_size is {total} and cannot be shared out equally to {parts} "
             f"batches a step ({world_size} processes x virtual ranks x train.accumulation); change "
             f"one of them, or give {key}."
         )
-    shared = OmegaConf.merge(OmegaConf.create(flags={"allow_objects": True}), cfg)
     shared.tasks[tasks[0]].batch_size = total // parts
     return shared
 

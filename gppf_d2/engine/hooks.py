@@ -22,7 +22,9 @@ from gppf_d2.engine.checkpoint import write_atomically
 from gppf_d2.engine.errors import UserError
 from gppf_d2.engine.evaluate import Results
 from gppf_d2.evaluation.metric_names import overall
+from gppf_d2.modeling.heads import MultiLabelHead
 from gppf_d2.modeling.lego.controller import LinearTemperature
+from gppf_d2.modeling.multitask import MultiTaskModel
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +83,8 @@ class MetricsHook(HookBase):
         first, last = trainer.iter == trainer.start_iter, trainer.iter == trainer.max_iter - 1
         if not (due(trainer.iter, self.period) or first or last or trainer.stopping):
             return
-        scalars = trainer.metrics.reduce(trainer.groups.control)
+        known = _learned_weights(trainer.model)
+        scalars = trainer.metrics.reduce(trainer.groups.control, known)
         scalars["lr"], scalars["temperature"] = trainer.lr, trainer.model.temperature
         scalars["grad_norm"] = float(trainer.grad_norm)
         wanted = trainer.schedule.wanted_share()
@@ -105,6 +108,16 @@ class MetricsHook(HookBase):
     def after_train(self) -> None:
         for writer in self.writers:
             writer.close()
+
+
+def _learned_weights(model: MultiTaskModel) -> dict[str, float]:
+    """``weight/<task>/<label>`` of the heads that are here, where such weights are learned."""
+    return {
+        f"weight/{task}/{label}": weight
+        for task, head in model.heads.items()
+        if isinstance(head, MultiLabelHead)
+        for label, weight in head.learned_weights().items()
+    }
 
 
 class RoutesHook(HookBase):

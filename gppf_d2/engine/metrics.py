@@ -59,17 +59,23 @@ class TaskMetrics:
         self._steps += 1
         self._data_time += data_time
 
-    def reduce(self, group: dist.ProcessGroup | None) -> dict[str, float]:
+    def reduce(
+        self, group: dist.ProcessGroup | None, known: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
         """Average over iterations and ranks, then start anew.
 
         Collective: all ranks must call.
 
+        Args:
+            group: of all ranks; None in a single process.
+            known: further scalars, alike on all ranks that know them: those that hold a head.
+
         Returns:
             Scalars by name, the same on every rank: ``loss/<task>/<name>``, ``share/<task>``
             (realised), ``samples_per_second``, ``time``, ``data_time`` (seconds an iteration),
-            ``replaced/<task>``.
+            ``replaced/<task>``, and what is known on some rank.
         """
-        mine = self._summary()
+        mine = self._summary() | {"known": dict(known or {})}
         everyone = [mine]
         if group is not None:
             everyone = [None] * dist.get_world_size(group)
@@ -81,6 +87,8 @@ class TaskMetrics:
                 sums[name][0] += total
                 sums[name][1] += count
         result = {name: total / count for name, (total, count) in sorted(sums.items())}
+        for summary in everyone:
+            result |= summary["known"]
         runs = _add(summary["runs"] for summary in everyone)
         for task, count in runs.items():
             result[f"share/{task}"] = count / max(sum(runs.values()), 1)

@@ -29,8 +29,9 @@ from gppf_d2.distributed.collective_log import CollectiveLog
 from gppf_d2.distributed.consensus import agree, compare
 from gppf_d2.distributed.groups import ProcessGroups
 from gppf_d2.distributed.sync_bn import attach_statistics_group, discard_statistics
-from gppf_d2.engine.errors import show_traceback
+from gppf_d2.engine.errors import UserError, show_traceback
 from gppf_d2.engine.simt_trainer import seed_generators
+from gppf_d2.modeling.heads import MultiLabelHead
 from gppf_d2.modeling.multitask import MultiTaskModel
 from gppf_d2.tasks.schedule import Schedule
 from gppf_d2.tasks.spec import Task
@@ -77,6 +78,28 @@ def compare_ranks(
         data = {task: records_digest(source.records) for task, source in sources.items()}
         remedy = "every machine needs the same complete copy of the datasets"
         compare(data, groups.control, what="training samples", remedy=remedy)
+
+
+def check_labels(model: MultiTaskModel, sources: Mapping[str, TaskSource]) -> None:
+    """Refuse a task whose mapper and head name different labels.
+
+    A label may be on few images: the first batches need not show what is wrong, and a head without
+    a label would stay as it is, in silence.
+
+    Raises:
+        UserError: a label without a head, or a head without a label.
+    """
+    for task, source in sources.items():
+        head, labels = model.heads[task], getattr(source.mapper, "labels", None)
+        if not isinstance(head, MultiLabelHead) or not isinstance(labels, Mapping):
+            continue
+        alone = sorted(set(labels) ^ set(head.heads))
+        if alone:
+            raise UserError(
+                f"Task {task!r} has the labels {', '.join(labels)} in its mapper and heads for "
+                f"{', '.join(head.heads)}; {alone[0]!r} is in one of them only: name both alike, "
+                "or leave it out."
+            )
 
 
 def records_digest(records: Sequence, looks: int = 64) -> str:

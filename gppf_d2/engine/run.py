@@ -58,7 +58,7 @@ from gppf_d2.engine.errors import (
 from gppf_d2.engine.evaluate import Results, evaluate_tasks
 from gppf_d2.engine.freezing import freeze, read_patterns
 from gppf_d2.engine.metrics import TaskMetrics
-from gppf_d2.engine.preflight import compare_ranks, format_probes, probe_tasks
+from gppf_d2.engine.preflight import check_labels, compare_ranks, format_probes, probe_tasks
 from gppf_d2.engine.pretrained_run import PretrainedRun
 from gppf_d2.engine.training import Training
 from gppf_d2.engine.transfer import fit_backbone
@@ -230,6 +230,7 @@ class Session:
         sources, streams = self.agreed(
             lambda: setup.build_data(self.tasks, self.held, self.seed, self.cfg)
         )
+        self.agreed(lambda: check_labels(self.model, sources))
         compare_ranks(self.model, self.schedule, sources, self.groups, self.pinned)
         self._first_broadcast()
         return sources, streams

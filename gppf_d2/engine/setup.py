@@ -172,17 +172,18 @@ def load_initial_weights(cfg: DictConfig, model: MultiTaskModel, tasks: Mapping[
 def class_names(tasks: Mapping[str, Task]) -> dict[str, dict[str, list[str]]]:
     """Per task what its training data's metadata say of classes: kind of metadata -> names.
 
-    A dataset that nobody has registered has none here; it is missed where it is read.
+    Of several datasets the first that says something of a kind counts: the labels of a student may
+    come from one each. A dataset that nobody has registered has none here; it is missed where it is
+    read.
     """
     register_all()
-    found = {}
+    found: dict[str, dict[str, list[str]]] = {}
     for name, task in tasks.items():
-        known = [MetadataCatalog.get(d) for d in task.train[:1] if d in DatasetCatalog]
+        known = [MetadataCatalog.get(d) for d in task.train if d in DatasetCatalog]
         found[name] = {
-            key: [str(one) for one in metadata.get(key)]
-            for metadata in known
+            key: [str(one) for one in names[0]]
             for key in CLASS_METADATA
-            if metadata.get(key)
+            if (names := [m.get(key) for m in known if m.get(key)])
         }
     return found
 
@@ -260,7 +261,8 @@ def build_data(
     """Sources and streams of the held tasks.
 
     A mapper whose class says ``reads_dataset_name = True`` gets records with "dataset_name"; its
-    ``dataset_names`` are those that it treats in a way of their own, and must exist.
+    ``dataset_names`` are those that it treats in a way of their own, and must exist; its
+    ``check_datasets``, where it has one, is called with a record of each dataset of ``train``.
     """
     sources: dict[str, TaskSource] = {}
     streams: dict[str, Stream] = {}
@@ -274,6 +276,8 @@ def build_data(
             for dataset in mapper.dataset_names:
                 _check_registered(dataset)
             parts = [part.named(dataset) for part, dataset in zip(parts, task.train)]
+            if hasattr(mapper, "check_datasets"):
+                mapper.check_datasets(part[0] for part in parts)
         records = concatenate(parts)
         factors = None
         if task.repeat_threshold > 0:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 
 from gppf_d2.data.mappers.reading import read_image
 from gppf_d2.data.pseudo_labels import KINDS
@@ -23,6 +22,7 @@ from gppf_d2.pseudo.teacher import (
     existing_file,
     hash_file,
     hash_json,
+    plain,
 )
 
 
@@ -63,7 +63,7 @@ class CallableTeacher(Teacher):
         existing_file(self.file, "file of a teacher")
         chosen = check_labels(labels, f"The teacher '{function}'")
         self.labels = {name: _label(name, entry) for name, entry in chosen.items()}
-        self.options = _plain(options or {})
+        self.options = plain(options or {})
         self.label_images = self._make()
         self.mappers, self.divisors = [read_rgb], [0]
 
@@ -126,12 +126,6 @@ class CallableTeacher(Teacher):
             value = output[key]
             found[name] = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
         return found
-
-
-def _plain(options: Any) -> dict[str, Any]:
-    if OmegaConf.is_config(options):
-        return OmegaConf.to_container(options, resolve=True)
-    return dict(options)
 
 
 def _label(name: str, entry: Any) -> Label:

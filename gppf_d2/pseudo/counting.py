@@ -55,7 +55,8 @@ def add_counts(
     found = {}
     for name in labels:
         total: Counter[str] = Counter()
-        for part in [*(row.counts.get(name, {}) for row in rows), *(m.get(name, {}) for m in more)]:
+        counted = (row.counts.get(name, {}) for row in rows if not row.error)
+        for part in [*counted, *(m.get(name, {}) for m in more)]:
             total.update(part)
         found[name] = {key: total[key] for key in sorted(total)}
     return found

@@ -91,10 +91,12 @@ class Detectron2Teacher(Teacher):
         self.config, self.weights = str(config), str(weights)
         self.keys = check_labels(labels, f"The teacher '{config}'")
         self.labels = {name: Label() for name in self.keys}
-        self.path = _config_file(self.config)
-        self.overrides = list(overrides)
-        read = _read_lazy if self.path.endswith(".py") else _read_yaml
-        made = read(self.path, self.overrides)
+        if not weights or ("://" not in self.weights and not Path(self.weights).is_file()):
+            raise UserError(
+                f"There is no file of weights '{self.weights}' for the teacher '{config}'."
+            )
+        path = _config_file(self.config)
+        made = (_read_lazy if path.endswith(".py") else _read_yaml)(path, list(overrides))
         self.model, self.text = made.network.eval(), made.text
         self.datasets = [dataset] if dataset else made.datasets
         self.image_format, reading = image_format or made.image_format, made.reading
@@ -106,20 +108,13 @@ class Detectron2Teacher(Teacher):
                 "image_format and short_side."
             )
         self.reading = {"short_side": short_side, "long_side": long_side if short_side > 0 else 0}
-        if not weights:
-            raise UserError(f"The teacher '{config}' has no weights; name their file.")
-        _Checkpointer(self.model, save_to_disk=False).read(self._local_weights())
+        _Checkpointer(self.model, save_to_disk=False).read(self.weights)
         backbone = getattr(self.model, "backbone", None)
         self.divisors = [max(1, getattr(backbone, "size_divisibility", 1))]
         self.mappers = [
             DetectionMapper(False, augmentations=reading, image_format=self.image_format)
         ]
         register_all()
-
-    def _local_weights(self) -> str:
-        if "://" not in self.weights and not Path(self.weights).is_file():
-            raise UserError(f"There is no file of weights '{self.weights}'.")
-        return self.weights
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -23,7 +23,8 @@ from gppf_d2.pseudo.outputs import host_value
 from gppf_d2.pseudo.store import LabelFolder
 
 QUEUED = 4  # batches
-NAMED = 10  # corrupt images that the log names
+NAMED = 10  # images without labels that the log names
+SUSPICIOUS = 8  # images without labels, and no other in their shard: that is no accident
 
 logger = logging.getLogger(__name__)
 
@@ -63,15 +64,10 @@ class Encoder:
     def add(self, picture: Picture) -> None:
         """Announce the next image of the shard at hand."""
         name = self._relative(picture.file_name)
-        error = picture.error.replace(picture.file_name, name)
-        if error:
-            self.corrupt += 1
-            if self.corrupt <= NAMED:
-                more = "; further ones are only counted" if self.corrupt == NAMED else ""
-                logger.warning("No labels for '%s': %s%s", picture.file_name, error, more)
         self._rows[picture.index] = Row(
             index=picture.index, file_name=name, image_hash=picture.image_hash,
-            height=picture.height, width=picture.width, error=error,
+            height=picture.height, width=picture.width,
+            error=picture.error.replace(picture.file_name, name),
         )  # fmt: skip
 
     def size(self, index: int) -> tuple[int, int]:
@@ -105,7 +101,9 @@ class Encoder:
                 continue  # nobody must wait for room in the queue
             try:
                 if isinstance(item[0], int):
+                    self._refuse_nothing(*item)
                     self._folder.write(*item)
+                    self._report(item[1])
                 else:
                     self._encode(*item)
             except BaseException as error:
@@ -119,6 +117,28 @@ class Encoder:
             value = host_value(label, tensors)
             try:
                 row.cells[name] = encode(label, value)
+            except FloatingPointError as error:  # of this image; all others shall be labelled
+                row.error = f"label {name!r}: {error}"
+                continue
             except ValueError as error:
                 raise UserError(f"Label {name!r} of '{row.file_name}': {error}.") from error
             row.counts[name] = count(label, value)
+
+    def _refuse_nothing(self, shard: int, rows: Sequence[Row]) -> None:
+        """Stop where no image of a shard has labels: rather the folder is gone, or the teacher
+        broken, than all these images."""
+        if len(rows) >= SUSPICIOUS and all(row.error for row in rows):
+            raise UserError(
+                f"None of the {len(rows)} images of shard {shard} gets labels, from "
+                f"'{rows[0].file_name}' on ({rows[0].error}); see that the images are there and "
+                "the teachers sound, and give the same command again."
+            )
+
+    def _report(self, rows: Sequence[Row]) -> None:
+        """Count the images of a shard that have no labels, and name the first ones."""
+        for row in rows:
+            if row.error:
+                self.corrupt += 1
+                if self.corrupt <= NAMED:
+                    more = "; further ones are only counted" if self.corrupt == NAMED else ""
+                    logger.warning("No labels for '%s': %s%s", row.file_name, row.error, more)

@@ -53,7 +53,7 @@ class Images:
         return {**where, "count": total, "digest": digest.hexdigest()}
 
     def _seen_from(self, output: str) -> str:
-        path = os.path.relpath(os.path.realpath(self.root), os.path.realpath(output))
+        path = os.path.relpath(os.path.realpath(self.root), _real(output))
         far = path.split(os.sep)[: NEAR + 1] == [os.pardir] * (NEAR + 1)
         return self.root if far else path
 
@@ -69,9 +69,18 @@ def open_data(settings: Settings) -> Images:
             root = os.path.abspath(os.path.expanduser(settings.images))
             if not os.path.isdir(root):
                 raise UserError(f"There is no folder of images '{settings.images}'.")
+            if f"{_real(settings.output)}{os.sep}".startswith(f"{_real(root)}{os.sep}"):
+                raise UserError(
+                    f"output '{settings.output}' lies among the images of '{settings.images}', "
+                    "which would change with every shard; name a folder beside them."
+                )
             return Images(open_images(root), root, "")
         records = load_records([settings.dataset])
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     root = os.path.abspath(os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets")))
     return Images(records, root, settings.dataset)
+
+
+def _real(path: str) -> str:
+    return os.path.realpath(os.path.expanduser(path))

@@ -6,8 +6,8 @@ options alone: batches are made up within a shard, in the order of its images, a
 another padding than alone. Memory is that of a shard's labels, a few batches and what the workers
 read ahead.
 
-The bytes of a shard are the same on the same machine with the same number of CPU threads; another
-one may round sums of a network otherwise.
+The last bits of a network's sums, and bytes of shards with them, may depend on the machine, on the
+threads of a process and on the batch size; who is killed and how many share the work do not count.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from detectron2.config import instantiate
 
-from gppf_d2.data.pseudo_labels import StoredLabel
+from gppf_d2.data.pseudo_labels import StoredLabel, encode
+from gppf_d2.data.samples import one_line
 from gppf_d2.engine.errors import UserError
 from gppf_d2.engine.setup import AMP_DTYPES
 from gppf_d2.pseudo.encoding import Encoder
 from gppf_d2.pseudo.images import Images, open_data
 from gppf_d2.pseudo.loading import Parts, Picture, chunks
-from gppf_d2.pseudo.outputs import reduce_output, to_host
+from gppf_d2.pseudo.outputs import host_value, reduce_output, to_host
 from gppf_d2.pseudo.settings import Settings
 from gppf_d2.pseudo.store import LabelFolder
-from gppf_d2.pseudo.teacher import Inputs, Teacher
+from gppf_d2.pseudo.teacher import PROBE, Inputs, Teacher
 
 REPORT_SECONDS = 10.0
 WAITING_BATCHES = 8  # for a teacher, until the fullest is run although others would fit into it
@@ -44,7 +46,7 @@ class Outcome:
 
     Args:
         images: labelled here and now.
-        corrupt: of them without labels, since they cannot be read.
+        corrupt: of them without labels: they cannot be read, or a teacher fails on them.
         seconds: it took.
         manifest: of the folder; None while shards of other processes are missing.
     """
@@ -56,16 +58,12 @@ class Outcome:
 
 
 def label_images(
-    settings: Settings,
-    teachers: Mapping[str, Teacher],
-    part: tuple[int, int] = (0, 1),
-    device: torch.device | None = None,
+    settings: Settings, part: tuple[int, int] = (0, 1), device: torch.device | None = None
 ) -> Outcome:
     """Label what is not labelled yet.
 
     Args:
         settings: what to do.
-        teachers: by name.
         part: (i, n): this process makes every n-th shard from the i-th on.
         device: where the teachers run; None takes ``settings.device``.
 
@@ -75,8 +73,24 @@ def label_images(
     Raises:
         UserError: images, teachers or folder are not as they must be; before anything is labelled.
     """
-    device = device or device_of(settings.device)
+    with _threads(settings.threads):
+        return _label_images(settings, part, device or device_of(settings.device))
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """PyTorch's number of CPU threads in this block; 0 leaves it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _label_images(settings: Settings, part: tuple[int, int], device: torch.device) -> Outcome:
     images = open_data(settings)
+    teachers = build_teachers(settings)
     labels = prepare(settings, teachers, device)
     asked = {
         "images": images.facts(settings.output),
@@ -93,6 +107,25 @@ def label_images(
     return Outcome(labeller.done, labeller.encoder.corrupt, seconds, folder.finish())
 
 
+def build_teachers(settings: Settings) -> dict[str, Teacher]:
+    """The teachers of a labelling, on the CPU.
+
+    Raises:
+        UserError: one that cannot be built.
+    """
+    found: dict[str, Teacher] = {}
+    for name, config in settings.teachers.items():
+        if not isinstance(config, Teacher) and "_target_" not in (config or {}):
+            raise UserError(
+                f"teachers.{name} is {config}; write L(RunTeacher)(...) or another teacher."
+            )
+        try:
+            found[name] = instantiate(config)
+        except TypeError as error:
+            raise UserError(f"teachers.{name}: {one_line(error)}.") from error
+    return found
+
+
 def device_of(name: str) -> torch.device:
     """The device that a config names; "auto" is this process's GPU where there is one.
 
@@ -105,13 +138,10 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not _has_gpus()):
+    usable = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    if device.type not in usable:
         raise UserError(f"device is {name!r}; allowed are auto, cpu and, with a GPU, cuda.")
     return device
-
-
-def _has_gpus() -> bool:
-    return torch.cuda.is_available()
 
 
 def prepare(
@@ -126,7 +156,7 @@ def prepare(
     settings.check_options({name: 0 for teacher in teachers.values() for name in teacher.labels})
     for key, teacher in teachers.items():
         with inference(settings.amp, device):
-            teacher.prepare(device)
+            outputs = teacher.prepare(device)
         for name, label in teacher.labels.items():
             if name in found:
                 raise UserError(
@@ -134,11 +164,21 @@ def prepare(
                     "one of the labels otherwise."
                 )
             found[name] = settings.stored(name, label, key)
+            _try_out(name, found[name], outputs[name])
     return found
 
 
+def _try_out(name: str, label: StoredLabel, output: Any) -> None:
+    """Go with the output for the probe all the way that others will go."""
+    try:
+        reduced = reduce_output(label, output, PROBE)
+        encode(label, host_value(label, {key: value.cpu() for key, value in reduced.items()}))
+    except (ValueError, FloatingPointError) as error:
+        raise UserError(f"Label {name!r}: {error}.") from error
+
+
 @contextlib.contextmanager
-def inference(amp: str, device: torch.device):
+def inference(amp: str, device: torch.device) -> Iterator[None]:
     """No gradients, the asked precision, and on a GPU the same sums every time."""
     dtype = AMP_DTYPES[amp]
     with (

@@ -6,7 +6,6 @@ mapper that draws random numbers draws the same ones in whichever process it run
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -17,11 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 from gppf_d2.data.batch import map_tensors
 from gppf_d2.data.loader import allow_open_files, as_it_is, prepare_worker
 from gppf_d2.data.mappers.reading import already_decoded, load_image, read_bytes
+from gppf_d2.data.pseudo_labels import HASH_BYTES, image_hash
 from gppf_d2.data.samples import is_corrupt, kept_generators, one_line, seed_generators
 from gppf_d2.engine.errors import UserError
 from gppf_d2.pseudo.teacher import Inputs, Teacher, once, share_equal
 
-HASH_BYTES = 16
 # of a record, what says where the image is and how it was taken; annotations stay behind
 KEPT = ("file_name", "image_id", "height", "width", "tar_file", "tar_offset", "focal_length")
 
@@ -93,7 +92,7 @@ class Pictures(Dataset):
         picture = Picture(index, str(record["file_name"]))
         try:
             data = read_bytes(record)
-            picture.image_hash = hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
+            picture.image_hash = image_hash(data)
             image = load_image(record, data)
             picture.height, picture.width = image.height, image.width
             with already_decoded(record["file_name"], image):

@@ -7,13 +7,12 @@ any number of images.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gppf_d2.data.mappers.reading import read_bytes
-from gppf_d2.data.pseudo_labels import Manifest, open_shard
+from gppf_d2.data.pseudo_labels import Manifest, image_hash, open_shard, stored_name
 
 MATCHES = ("path", "name", "hash")
 
@@ -71,8 +70,8 @@ def _pairs(
 
 def _key_of(record: Mapping[str, Any], how: str) -> Hashable:
     if how == "hash":
-        return hashlib.blake2b(read_bytes(dict(record)), digest_size=16).digest()
-    name = os.path.abspath(record["file_name"])
+        return image_hash(read_bytes(dict(record)))
+    name = stored_name(os.path.abspath(record["file_name"]))
     return os.path.basename(name) if how == "name" else name
 
 
@@ -89,7 +88,7 @@ def _labelled(manifest: Manifest, how: str) -> Iterator[tuple[int, Hashable]]:
             if error:
                 continue
             if how == "path":
-                key = os.path.abspath(os.path.join(folder, key))
+                key = os.path.abspath(os.path.join(stored_name(folder), key))
             yield start + row, os.path.basename(key) if how == "name" else key
 
 

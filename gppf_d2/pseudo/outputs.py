@@ -28,7 +28,8 @@ from gppf_d2.data.pseudo_labels import IGNORE, StoredLabel
 from gppf_d2.evaluation.masks import encode_masks
 
 ASKED_PIXELS = 4096
-CHUNK = 1 << 18  # scores that softmax takes at a time on a CPU: they stay in its cache
+SMALLEST = -60.0  # difference of logits; exp takes many times as long for results near 1e-38
+CHUNK = 1 << 16  # scores that softmax takes at a time on a CPU: they stay in its cache
 
 
 def reduce_output(
@@ -72,10 +73,13 @@ def reduce_output(
 
 
 def _instances(label: StoredLabel, instances: Any) -> dict[str, Tensor]:
+    numbers = instances.pred_boxes.tensor.shape[1]
+    if numbers != 4:
+        raise ValueError(f"instances have boxes of {numbers} numbers, expected x0, y0, x1, y1")
     kept = instances.scores >= label.threshold
     found = {
-        "boxes": instances.pred_boxes.tensor[kept],
-        "scores": instances.scores[kept],
+        "boxes": instances.pred_boxes.tensor[kept].float(),
+        "scores": instances.scores[kept].float(),
         "categories": instances.pred_classes[kept],
     }
     if label.masks and instances.has("pred_masks"):
@@ -101,7 +105,8 @@ def _most_probable(scores: Tensor, threshold: float, are_probabilities: bool) ->
     if are_probabilities:
         sure = best >= threshold
     else:  # p = 1 / sum_j exp(s_j - s_best)
-        sure = (scores - best).exp_().sum(0) * threshold <= 1
+        differences = (scores - best).clamp_(min=SMALLEST)
+        sure = differences.exp_().sum(0) * threshold <= 1
     return torch.where(sure, labels, IGNORE).to(torch.uint8)
 
 

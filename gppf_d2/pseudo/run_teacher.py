@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from detectron2.config import instantiate
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from gppf_d2.data.catalog import register_all
 from gppf_d2.engine.checkpoint import read_checkpoint
@@ -37,6 +37,8 @@ from gppf_d2.pseudo.teacher import (
     on_device,
 )
 from gppf_d2.tasks.spec import Evaluation, Task
+
+PLAIN = (str, int, float, tuple)
 
 
 @dataclass(frozen=True)
@@ -232,8 +234,8 @@ def _first_alike(batch: Sequence[Inputs], mapper: int) -> int:
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two samples are the same; equal images are one tensor."""
     return one.keys() == other.keys() and all(
-        one[key] is other[key] or (not isinstance(one[key], Tensor) and one[key] == other[key])
-        for key in one
+        value is other[key] or (isinstance(value, PLAIN) and value == other[key])
+        for key, value in one.items()
     )
 
 

@@ -16,12 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from gppf_d2.data.pseudo_labels import StoredLabel
 from gppf_d2.engine.errors import UserError
 from gppf_d2.engine.setup import AMP_DTYPES
-from gppf_d2.pseudo.teacher import Label
+from gppf_d2.pseudo.teacher import Label, plain
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "classes": {"top_k": 0},
@@ -47,6 +45,9 @@ class Settings:
         num_workers: processes that read images; 0 reads in this one.
         device: "auto", "cpu" or "cuda"; "auto" is this process's GPU where there is one.
         amp: "float32" (off), "bfloat16" or "float16".
+        threads: of each process on a CPU; 0 leaves PyTorch's choice, which is 1 under torchrun and
+            all cores otherwise. The last bits of a network's sums depend on it: where the bytes
+            are to be the same with one process and with several, say how many.
 
     Raises:
         UserError: a value that cannot be meant.
@@ -62,6 +63,7 @@ class Settings:
     num_workers: int = 2
     device: str = "auto"
     amp: str = "float32"
+    threads: int = 0
 
     def __post_init__(self) -> None:
         if bool(self.images) == bool(self.dataset):
@@ -74,7 +76,12 @@ class Settings:
             raise UserError("output is empty; name the folder for the labels.")
         if not isinstance(self.teachers, Mapping) or not self.teachers:
             raise UserError("teachers is empty; name at least one, see configs/must/labels.")
-        for key, least in (("shard_size", 1), ("batch_size", 1), ("num_workers", 0)):
+        for key, least in (
+            ("shard_size", 1),
+            ("batch_size", 1),
+            ("num_workers", 0),
+            ("threads", 0),
+        ):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UserError(f"{key} is {value!r}; it must be a whole number from {least} on.")
@@ -88,12 +95,12 @@ class Settings:
         Raises:
             UserError: a value that cannot be meant.
         """
-        given = _plain(cfg.get("labelling") or {})
+        given = plain(cfg.get("labelling") or {})
         unknown = [key for key in given if key not in LABELLING]
         if unknown or "output" not in given:
             what = f"has no key {unknown[0]!r}" if unknown else "lacks output, a folder"
             raise UserError(f"The section `labelling` {what}; its keys are {', '.join(LABELLING)}.")
-        return cls(**given, teachers=cfg.get("teachers"), options=_plain(cfg.get("options") or {}))
+        return cls(**given, teachers=cfg.get("teachers"), options=plain(cfg.get("options") or {}))
 
     def stored(self, name: str, label: Label, teacher: str) -> StoredLabel:
         """How a label is stored.
@@ -132,12 +139,6 @@ class Settings:
 
 
 LABELLING = tuple(one.name for one in fields(Settings) if one.name not in ("teachers", "options"))
-
-
-def _plain(section: Any) -> dict[str, Any]:
-    if OmegaConf.is_config(section):
-        return OmegaConf.to_container(section, resolve=True)
-    return dict(section)
 
 
 def _check_option(where: str, key: str, value: Any, label: Label) -> None:

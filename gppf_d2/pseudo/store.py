@@ -13,6 +13,7 @@ written; one that nobody holds is litter of a process that died, and is removed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -54,7 +55,7 @@ class LabelFolder:
     """
 
     def __init__(self, path: str | os.PathLike, asked: Mapping[str, Any]) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self._asked = {"format": FORMAT, **json.loads(json.dumps(asked))}
         self._labels = {name: StoredLabel.of(one) for name, one in asked["labels"].items()}
         self._begin()
@@ -188,20 +189,30 @@ def _replacing(path: Path, keep: bool = False) -> Iterator[IO[bytes]]:
     Args:
         path: what it becomes.
         keep: leave a file that is there by then as it is.
+
+    Raises:
+        UserError: the disk is full.
     """
-    file = _temporary(path)
-    with file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            if keep:
-                _rename_if_new(file.name, path)
-            else:
-                os.replace(file.name, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(file.name)
+    try:
+        with _temporary(path) as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                if keep:
+                    _rename_if_new(file.name, path)
+                else:
+                    os.replace(file.name, path)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(file.name)
+    except OSError as error:  # closing fails on a full disk too
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"There is no room left in '{path.parent}'; make some and give the same command again, "
+            "which goes on from there."
+        ) from error
     _sync_folder(path.parent)
 
 

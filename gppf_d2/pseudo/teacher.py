@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 
@@ -88,8 +89,11 @@ class Teacher(ABC):
     def to(self, device: torch.device) -> None:
         """Move its network, which stays in evaluation mode."""
 
-    def prepare(self, device: torch.device) -> None:
+    def prepare(self, device: torch.device) -> dict[str, Any]:
         """Move to the device and find out what the labels are.
+
+        Returns:
+            What it says about the picture that shows nothing, of the size ``PROBE``.
 
         Raises:
             UserError: a label of a kind that cannot be stored, or that does not come out.
@@ -104,6 +108,7 @@ class Teacher(ABC):
             (found,) = self([inputs])
         for name, label in self.labels.items():
             self.labels[name] = _known(name, label, found[name])
+        return found
 
 
 def _known(name: str, label: Label, output: Any) -> Label:
@@ -115,8 +120,12 @@ def _known(name: str, label: Label, output: Any) -> Label:
         raise UserError(
             f"Label {name!r} has {count} classes; segmentation with up to {IGNORE} can be stored."
         )
-    classes = label.classes if not count or len(label.classes) == count else ()
-    return replace(label, classes=classes, num_classes=count)
+    if label.classes and len(label.classes) != count:
+        raise UserError(
+            f"Label {name!r} has names of {len(label.classes)} classes, and its teacher gives "
+            f"{count}; name all of them, or none."
+        )
+    return replace(label, num_classes=count)
 
 
 def on_device(batch: Sequence[Inputs], device: torch.device) -> list[Inputs]:
@@ -228,6 +237,13 @@ def check_labels(labels: Any, what: str) -> dict[str, Any]:
         if not str(name).isidentifier():
             raise UserError(f"{what} has the label {name!r}; use letters, digits and underscores.")
     return {str(name): value for name, value in labels.items()}
+
+
+def plain(section: Any) -> dict[str, Any]:
+    """A mapping of a config as plain data."""
+    if OmegaConf.is_config(section):
+        return OmegaConf.to_container(section, resolve=True)
+    return dict(section)
 
 
 def existing_file(path: str | Path, what: str) -> str:

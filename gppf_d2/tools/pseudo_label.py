@@ -8,7 +8,8 @@ machines share the work with ``--shard 0/4``, ``--shard 1/4``, ..., the processe
 ``torchrun --nproc-per-node N -m gppf_d2.tools.pseudo_label ...``, one GPU each. Whoever comes last
 writes ``manifest.json``; with a kill in between give any of the commands again.
 
-Images that cannot be read get no labels: they are counted, the first ten named, all of them listed
+Images that cannot be read, or on which a teacher's numbers overflow, get no labels: they are
+counted, the first ten named, all of them listed
 in the manifest, and the exit status is 0. A wrong call or config ends with one sentence and 2,
 before anything is labelled.
 """
@@ -22,17 +23,15 @@ import sys
 from collections.abc import Sequence
 
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyConfig
 from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig
 
 from gppf_d2.data.samples import one_line
-from gppf_d2.engine.errors import UserError
-from gppf_d2.engine.launch import under_torchrun
+from gppf_d2.engine.errors import UserError, show_traceback
+from gppf_d2.engine.launch import speaks_for_itself, under_torchrun
 from gppf_d2.engine.output_folder import TALKATIVE
 from gppf_d2.pseudo.labeller import Outcome, label_images
 from gppf_d2.pseudo.settings import LABELLING, Settings
-from gppf_d2.pseudo.teacher import Teacher
 
 logger = logging.getLogger("gppf_d2.pseudo")
 
@@ -75,25 +74,6 @@ def load_settings(path: str, overrides: Sequence[str] = ()) -> Settings:
         ) from error
 
 
-def build_teachers(settings: Settings) -> dict[str, Teacher]:
-    """The teachers of a labelling, on the CPU.
-
-    Raises:
-        UserError: one that cannot be built.
-    """
-    found: dict[str, Teacher] = {}
-    for name, config in settings.teachers.items():
-        if isinstance(config, DictConfig) and "_target_" not in config:
-            raise UserError(
-                f"teachers.{name} is {config}; write L(RunTeacher)(...) or another teacher."
-            )
-        try:
-            found[name] = instantiate(config)
-        except TypeError as error:
-            raise UserError(f"teachers.{name}: {error}.") from error
-    return found
-
-
 def parse_shard(text: str) -> tuple[int, int]:
     """(i, n) from "i/n".
 
@@ -133,7 +113,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit status."""
     options = make_parser().parse_intermixed_args(arguments)
-    setup_logger(name="gppf_d2")
+    rank = f"[{os.environ['RANK']}]" if under_torchrun() else ""
+    setup_logger(name="gppf_d2", abbrev_name=f"gppf_d2{rank}")
     for name, level in TALKATIVE.items():
         logging.getLogger(name).setLevel(level)
     try:
@@ -143,8 +124,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise UserError(f"--data-root {options.data_root!r} is not a folder.")
             os.environ["DETECTRON2_DATASETS"] = options.data_root
         settings = load_settings(options.config_file, options.overrides)
-        outcome = label_images(settings, build_teachers(settings), part)
-    except UserError as error:
+        outcome = label_images(settings, part)
+    except KeyboardInterrupt:
+        print("Interrupted: the same command goes on with the next shard.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not speaks_for_itself(error):
+            raise
+        show_traceback(error)
         print(f"error: {error}", file=sys.stderr)
         return 2
     _say(settings, outcome)
@@ -159,7 +146,7 @@ def _say(settings: Settings, outcome: Outcome) -> None:
             outcome.images, outcome.seconds, outcome.images / outcome.seconds,
         )  # fmt: skip
     if outcome.corrupt:
-        logger.warning("%d images could not be read and have no labels.", outcome.corrupt)
+        logger.warning("%d images have no labels; the manifest says why.", outcome.corrupt)
     if outcome.manifest is None:
         logger.info("Other shards of '%s' are not there yet.", settings.output)
         return

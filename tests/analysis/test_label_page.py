@@ -50,7 +50,7 @@ def test_page_shows_the_manifest_and_every_label_of_every_image(made) -> None:
     assert anchors == ["labels", "teachers", "counts", "unreadable", "images"]
     assert {a["href"] for a in page.all("a")} == {f"#{anchor}" for anchor in anchors}
     expected = (
-        "some labels", "5 images labelled", "1 could not be read", "b" * 32, "d" * 32, "≥ 0.5",
+        "some labels", "5 images labelled", "1 without labels", "b" * 32, "d" * 32, "≥ 0.5",
         "10 objects, 2.0 an image, 10 masks", "75.0% of the pixels", "cannot be read", "midas",
         "3 of 5 labelled images, spread evenly", f"{W} × {H} pixels", "not labelled 25%",
         "1 to 8 m, median 4.5 m", "relative: bright is near", "nothing found", "cat 3, dog 2",

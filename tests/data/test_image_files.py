@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from gppf_d2.data.index import ImageFilesSource, open_images
-from gppf_d2.data.mappers.reading import read_image
+from gppf_d2.data.mappers.reading import load_image, read_image
 
 
 def picture(path: Path, seed: int) -> None:
@@ -29,6 +29,7 @@ def folder(tmp_path: Path) -> Path:
     for seed, name in enumerate([*names, ".hidden.png", "sub/.cache/y.png"]):
         picture(root / name, seed)
     (root / "sub" / "notes.txt").write_text("no image")
+    (root / "sub" / "folder.png").mkdir()
     packed = tmp_path / "packed"
     for seed, name in enumerate(["00.png", "01.png", "dir/00.png", "02.png"]):
         picture(packed / name, 100 + seed)
@@ -107,3 +108,14 @@ class Ignored:
 
     def __getattr__(self, name: str):
         return lambda *args, **kwargs: None
+
+
+def test_a_file_that_is_no_image_is_told_in_the_same_words_every_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"nothing")
+    words = set()
+    for data in (None, b"nothing", bytes(path.read_bytes())):
+        with pytest.raises(OSError, match="a.png' .of no known format") as caught:
+            load_image({"file_name": str(path)}, data)
+        words.add(str(caught.value))
+    assert len(words) == 1

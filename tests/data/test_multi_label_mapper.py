@@ -246,6 +246,21 @@ def test_supervised_labels_where_they_are_and_pseudo_labels_elsewhere(record: di
         mapped(record, labels, [])
 
 
+def test_a_label_that_no_dataset_gives_is_refused(record: dict) -> None:
+    """As on the images themselves where the labelled copy of a dataset was meant."""
+    labels = {
+        "classes": Label(kind="classes", supervised=["own"]),
+        "segments": Label(kind="sem_seg"),
+    }
+    mapper = MultiLabelMapper(labels=labels, augmentations=[])
+    plain = {key: value for key, value in record.items() if not key.startswith("pseudo_")}
+    mapper.check_datasets([plain, record])
+    with pytest.raises(ValueError, match="Label 'segments' is on no image.*train on pseudo_NAME"):
+        mapper.check_datasets([plain])
+    with pytest.raises(ValueError, match="'elsewhere' has none of the labels classes, segments"):
+        mapper.check_datasets([record, {**plain, "dataset_name": "elsewhere"}])
+
+
 def test_masks_are_there_where_all_objects_of_an_image_have_one(record: dict) -> None:
     label = Label(kind="instances", supervised=["own"], pseudo="plain", masks=True)
 
@@ -274,7 +289,7 @@ def test_an_image_where_nothing_was_found_is_a_negative(record: dict) -> None:
 
 
 def test_pseudo_boxes_below_min_score_are_left_out(record: dict) -> None:
-    for least, classes in ((0.0, [2, 0]), (0.6, [2, 0]), (0.7, [2]), (1.0, [])):
+    for least, classes in ((0.0, [2, 0]), (0.6, [2, 0]), (0.7, [2]), (0.9, [2]), (1.0, [])):
         label = Label(kind="instances", min_score=least)
         instances = mapped(record, {"boxes": label}, [])["labels"]["boxes"]["instances"]
         assert instances.gt_classes.tolist() == classes
@@ -475,3 +490,12 @@ def test_labels_follow_a_rotation_too(record: dict) -> None:
     assert torch.equal(instances.gt_masks.tensor[0], ~known)
     tight = instances.gt_masks.get_bounding_boxes().tensor
     assert (instances.gt_boxes.tensor - tight).abs().max() <= 1
+
+
+def test_what_a_rotation_pads_has_no_label(record: dict) -> None:
+    turned = [T.RotationTransform(HEIGHT, WIDTH, 30, expand=True)]
+    labels = {"segments": PSEUDO["segments"], "depth": PSEUDO["depth"]}
+    found = mapped(record, labels, turned)["labels"]
+    segments, depth = found["segments"]["sem_seg"], found["depth"]["depth"]
+    assert segments[0, 0] == 255 and (segments == 255).float().mean() > 0.3
+    assert torch.equal(segments != 255, depth > 0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -18,12 +20,14 @@ from gppf_d2.data.catalog import pseudo
 from gppf_d2.data.check import check_dataset
 from gppf_d2.data.check_pseudo import pseudo_problems
 from gppf_d2.data.index import open_records
-from gppf_d2.data.pseudo_labels import StoredLabel, open_shard, read_labels
+from gppf_d2.data.index.pseudo_labels import PseudoLabelSource
+from gppf_d2.data.pseudo_labels import StoredLabel, encode, open_shard, read_labels
 from gppf_d2.engine import setup
 from gppf_d2.engine.errors import UserError
 from gppf_d2.tasks.spec import Task
 from gppf_d2.tasks.stream import Position
 
+from ..pseudo import made_labels
 from ..pseudo.made_labels import make_labels
 
 LABELS = {
@@ -105,6 +109,25 @@ def test_images_and_labels_move_together(world: Path) -> None:
     records = open_records("pseudo_photos")
     assert records[0]["file_name"] == f"{moved}/photos/1.png"
     assert read_labels(records[0], ["boxes"])["boxes"][0]["category_id"] == 1
+
+
+def test_labels_behind_a_link_name_their_images_from_where_they_are(world: Path) -> None:
+    (world / "pseudo" / "elsewhere").mkdir()
+    link = world / "pseudo" / "elsewhere" / "link"
+    link.symlink_to(world / "pseudo" / "photos")
+    records = PseudoLabelSource(str(link)).open_records()
+    assert records[0]["file_name"] == f"{world}/photos/1.png"
+
+
+def test_names_that_are_not_utf8_are_stored_and_found_again(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(tmp_path / "photos" / name)
+    make_labels(tmp_path / "labels", tmp_path / "photos", [name], [values(1)], LABELS)
+    (record,) = PseudoLabelSource(str(tmp_path / "labels")).open_records()
+    assert record["file_name"] == f"{tmp_path}/photos/{name}"
+    assert open_shard(record["pseudo_shard"]).cell("file_name", 0) == "caf\\udce9.png"
+    assert list(pseudo_problems(record)) == []
 
 
 def test_other_images_than_those_that_were_labelled_are_refused(world: Path) -> None:
@@ -244,8 +267,14 @@ def test_the_checker_finds_nothing_in_sound_labels_and_names_what_is_wrong(
     assert "2.png' is 5 x 9, its labels 5 x 4" in lines[2] and "5.png" in lines[3]
 
 
-def test_the_checker_looks_at_boxes_and_maps(catalogs: Path) -> None:
-    wrong = {**LABELS, "boxes": StoredLabel(kind="instances", num_classes=1)}
+def test_the_checker_looks_at_boxes_and_maps(
+    catalogs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unchecked(label: StoredLabel, value: dict) -> dict:
+        return encode(dataclasses.replace(label, num_classes=0), value)
+
+    monkeypatch.setattr(made_labels, "encode", unchecked)
+    wrong = {"boxes": StoredLabel(kind="instances", num_classes=1)}
     wrong["segments"] = StoredLabel(kind="sem_seg", num_classes=2)
     said = {**values(1), "segments": np.full((4, 5), 2)}
     said["boxes"] = {"boxes": [[0, 0, 9, 2]], "scores": [0.5], "categories": [1]}

@@ -324,7 +324,9 @@ def test_a_total_batch_is_shared_out_or_refused() -> None:
     cfg = load_config(str(CONFIG), ["train.total_batch_size=12", "train.accumulation=2"])
     assert share_total_batch(cfg, 3).tasks.boxes.batch_size == 2
     assert cfg.tasks.boxes.batch_size == 4, "the config itself stays"
-    assert share_total_batch(cfg, 3, ["tasks.boxes.batch_size=4"]) is cfg
+    given = share_total_batch(cfg, 3, ["tasks.boxes.batch_size=4"])
+    assert given.tasks.boxes.batch_size == 4
+    assert given.train.total_batch_size == 3 * 2 * 4, "a student's loss weights follow from it"
     with pytest.raises(UserError, match="12 and cannot be shared out equally to 8 batches"):
         share_total_batch(cfg, 4)
     joint = load_config(str(QUICK / "mini_r18.py"), ["train.total_batch_size=8"])

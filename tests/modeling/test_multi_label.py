@@ -27,8 +27,11 @@ from torch import Tensor, nn
 from gppf_d2.distributed.groups import ProcessGroups
 from gppf_d2.distributed.task_average import TaskAverage
 from gppf_d2.engine.checkpoint import FORMAT as FORMAT_OF_CHECKPOINTS
+from gppf_d2.engine.errors import UserError
 from gppf_d2.engine.evaluate import _infer, _named
+from gppf_d2.engine.hooks import _learned_weights
 from gppf_d2.engine.optimizer import parameter_groups
+from gppf_d2.engine.preflight import check_labels
 from gppf_d2.engine.transfer import load_pretrained_run
 from gppf_d2.modeling.heads import (
     ClassificationHead,
@@ -314,16 +317,13 @@ def test_learned_weights_follow_kendall(model):
     torch.testing.assert_close(sum(losses.values()).detach(), total)
 
 
-def test_learned_weights_are_logged_and_do_not_decay(model):
+def test_learned_weights_are_told_and_do_not_decay(model):
     learned = model_of({"classes": label_heads()["classes"]}, weights={"classes": 3.0},
                        weighting="uncertainty")  # fmt: skip
     learned.heads["student"].log_variances["classes"].data.fill_(0.5)
-    learned.begin_micro_step(0, 0, 0, 0)
-    with EventStorage() as storage:
-        learned.losses("student", samples([()]))
-    ((name, (value, _)),) = storage.latest().items()
-    assert name == "weight/classes"
-    assert value == pytest.approx(3 * torch.tensor(-0.5).exp().item())
+    wanted = pytest.approx(3 * torch.tensor(-0.5).exp().item())
+    assert _learned_weights(learned) == {"weight/student/classes": wanted}
+    assert _learned_weights(model) == {}, "these are fixed"
     groups = parameter_groups(learned, weight_decay=0.1, weight_decay_norm=0.1)
     decay = {name: g["weight_decay"] for g in groups for name in g["param_names"]}
     assert decay["heads.student.log_variances.classes"] == 0.0
@@ -549,6 +549,18 @@ def test_arguments_that_cannot_be_are_refused():
     refused("differ in input_format", heads=other)
     with pytest.raises(RuntimeError, match="needs a trunk"):
         TrunkView(["p3"])
+
+
+def test_labels_of_mapper_and_head_must_be_the_same(model):
+    def source(*labels: str) -> dict[str, SimpleNamespace]:
+        return {"student": SimpleNamespace(mapper=SimpleNamespace(labels=dict.fromkeys(labels)))}
+
+    check_labels(model, source(*WANTED_WEIGHTS))
+    check_labels(model, {"student": SimpleNamespace(mapper=len)})  # of one label
+    with pytest.raises(UserError, match="'student' has the labels classes, boxes, .*'depth' is in"):
+        check_labels(model, source("classes", "boxes", "segments"))
+    with pytest.raises(UserError, match="'box' is in one of them only"):
+        check_labels(model, source(*WANTED_WEIGHTS, "box"))
 
 
 def test_samples_that_do_not_fit_are_refused(model):

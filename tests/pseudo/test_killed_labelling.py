@@ -16,7 +16,7 @@ import pytest
 
 from gppf_d2.data.pseudo_labels import read_manifest
 from tests.engine.runs import QUICK
-from tests.pseudo.test_labelling import equal
+from tests.pseudo.labelling import equal
 from tests.pseudo.test_teachers import run_folder
 
 pytestmark = pytest.mark.slow
@@ -26,6 +26,7 @@ from detectron2.config import LazyCall as L
 from gppf_d2.pseudo import RunTeacher
 labelling = dict(
     images={images!r}, output="", shard_size=3, batch_size=2, num_workers=1, device="cpu",
+    threads=1,
 )
 teachers = dict(lego=L(RunTeacher)(run={run!r}, labels=dict(
     boxes="scenes", segments="parsing", depth="depth", classes="objects")))

@@ -1,9 +1,9 @@
-"""Labelling a folder: every image once, whatever happens in between; and what bad input gets."""
+"""Labelling a folder: every image once, whatever happens in between."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import filecmp
 import json
 import os
 from collections.abc import Callable
@@ -12,58 +12,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data.detection_utils import SizeMismatchError
 from PIL import Image
 
+from gppf_d2.data.mappers.reading import already_decoded, load_image, read_image
 from gppf_d2.data.pseudo_labels import read_labels, read_manifest
 from gppf_d2.engine.errors import UserError
-from gppf_d2.pseudo import CallableTeacher, Label, Settings, Teacher, label_images, store
+from gppf_d2.pseudo import CallableTeacher, Label, Teacher, label_images, store
 from gppf_d2.pseudo.labeller import _Waiting
 from gppf_d2.pseudo.store import LabelFolder
-from gppf_d2.tools import pseudo_label
-
-CALLABLES = str(Path(__file__).with_name("callables.py"))
-KINDS = {
-    "classes": {"kind": "classes", "classes": list("abcd")},
-    "boxes": {"kind": "instances", "classes": ["cat", "dog"]},
-    "segments": {"kind": "sem_seg", "classes": ["dark", "bright"]},
-    "depth": {"kind": "depth"},
-    "relative": {"kind": "inverse_depth"},
-}
-COUNT, BROKEN = 11, 5
+from tests.pseudo.labelling import (
+    BROKEN,
+    CALLABLES,
+    COUNT,
+    KINDS,
+    equal,
+    label,
+    make_pictures,
+    settings,
+    teacher,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eleven small pictures of three sizes in two folders; number 5 is cut off."""
-    root = tmp_path_factory.mktemp("world") / "pictures"
-    generator = np.random.default_rng(0)
-    for index in range(COUNT):
-        size = [(20, 30), (30, 20), (24, 24)][index % 3]
-        folder = root / ("first" if index < 7 else "second")
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index:02d}.png")
-    broken = root / "first" / f"{BROKEN:02d}.png"
-    broken.write_bytes(broken.read_bytes()[:300])
-    return root
-
-
-def teacher(**options) -> CallableTeacher:
-    return CallableTeacher(f"{CALLABLES}:rules", KINDS, options)
-
-
-def settings(pictures: Path, output: Path, **changes) -> Settings:
-    given = {
-        "images": str(pictures), "output": str(output), "teachers": {"rules": None},
-        "options": {"boxes": {"threshold": 0.2}}, "shard_size": 4, "batch_size": 2,
-        "num_workers": 0, "device": "cpu",
-    }  # fmt: skip
-    return Settings(**{**given, **changes})
-
-
-def label(pictures: Path, output: Path, part=(0, 1), bias: float = 0.0, **changes):
-    teachers = {"rules": teacher(bias=bias)}
-    return label_images(settings(pictures, output, **changes), teachers, part)
+    return make_pictures(tmp_path_factory.mktemp("world") / "pictures")
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +45,6 @@ def whole(pictures: Path) -> Path:
     output = pictures.parent / "labels"
     label(pictures, output)
     return output
-
-
-def equal(one: Path, other: Path) -> bool:
-    """Whether two folders hold the same files with the same bytes."""
-    names = sorted(os.listdir(one))
-    return names == sorted(os.listdir(other)) and not any(
-        not filecmp.cmp(one / name, other / name, shallow=False) for name in names
-    )
 
 
 def test_every_image_is_there_once_with_all_its_labels(pictures: Path, whole: Path) -> None:
@@ -233,10 +198,37 @@ def test_an_image_is_decoded_once_for_all_teachers(pictures, tmp_path, monkeypat
 
     labels = ({"depth": {"kind": "depth"}}, {"relative": {"kind": "inverse_depth"}})
     teachers = {name: CallableTeacher(f"{CALLABLES}:rules", one) for name, one in zip("ab", labels)}
-    given = settings(pictures, tmp_path / "out", options={})
+    given = settings(pictures, tmp_path / "out", teachers=teachers, options={})
     monkeypatch.setattr(Image, "open", counting)
-    label_images(given, teachers)
+    label_images(given)
     assert len(opened) == COUNT
+
+
+def test_a_decoded_image_is_given_to_its_own_records_only(pictures: Path) -> None:
+    first, other = str(pictures / "first/00.png"), str(pictures / "first/01.png")
+    image = Image.new("RGB", (7, 5), (1, 2, 3))
+    with already_decoded(first, image):
+        record = {"file_name": first}
+        assert load_image(record) is image and (record["height"], record["width"]) == (5, 7)
+        assert read_image({"file_name": first}, "BGR")[0, 0].tolist() == [3, 2, 1]
+        assert load_image({"file_name": other}).size == (20, 30)
+        with pytest.raises(SizeMismatchError):
+            load_image({"file_name": first, "height": 9, "width": 7})
+    assert load_image({"file_name": first}).size == (30, 20)
+
+
+def test_a_folder_that_is_gone_is_not_taken_for_corrupt_images(pictures, tmp_path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for index in range(9):
+        (images / f"{index}.png").write_bytes(b"no image")
+    with pytest.raises(
+        UserError, match="None of the 9 images of shard 0 gets labels, from '0.png'"
+    ):
+        label(images, tmp_path / "out", shard_size=20)
+    assert os.listdir(tmp_path / "out") == ["labelling.json"]
+    Image.new("RGB", (8, 8)).save(images / "0.png")
+    assert len(label(images, tmp_path / "out", shard_size=20).manifest["corrupt"]) == 8
 
 
 class Sizes(Teacher):
@@ -282,86 +274,64 @@ def test_a_failing_teacher_ends_with_a_sentence_and_can_go_on(pictures, whole) -
 
     rules, bad["rules"].label_images = bad["rules"].label_images, failing
     with pytest.raises(UserError, match="returned 0 outputs for 2 images"):
-        label_images(settings(pictures, output), bad)
+        label_images(settings(pictures, output, teachers=bad))
     label(pictures, output)
     assert equal(output, whole)
 
 
-CONFIG = """
-from detectron2.config import LazyCall as L
-from gppf_d2.pseudo import CallableTeacher, RunTeacher
-labelling = dict(images={images!r}, output={output!r}, shard_size=4, num_workers=0, device="cpu")
-teachers = dict(rules=L(CallableTeacher)(function={callables!r}, labels=dict(
-    depth=dict(kind="depth"), boxes=dict(kind="instances"))))
-options = dict()
-"""
-
-
-@pytest.fixture
-def config(pictures: Path, tmp_path: Path) -> str:
-    path = tmp_path / "labels.py"
-    output, callables = str(tmp_path / "out"), f"{CALLABLES}:rules"
-    path.write_text(CONFIG.format(images=str(pictures), output=output, callables=callables))
-    return str(path)
-
-
-def run_tool(capsys, *arguments: str) -> tuple[int, str]:
-    status = pseudo_label.main(list(arguments))
-    return status, capsys.readouterr().err
-
-
-def test_the_tool_labels_and_warns_of_corrupt_images(config, capsys) -> None:
-    status = pseudo_label.main(["--config-file", config, "options.boxes.threshold=0.95"])
-    assert status == 0
-    captured = capsys.readouterr()
-    said = " ".join((captured.out + captured.err).split())
-    assert "No labels for" in said and "1 images could not be read" in said
-    assert "is complete: 11 images, 1 of them without labels" in said
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["dataset=mini_scenes_train"], "gives both images="),
-        (["images="], "gives neither images nor dataset"),
-        (["images=/nowhere"], "no folder of images '/nowhere'"),
-        (["images=", "dataset=nothing_of_the_kind"], "no dataset 'nothing_of_the_kind'"),
-        (["output="], "output is empty"),
-        (["batchsize=3"], "'batchsize=3' is not key=value"),
-        (["batch_size=no"], "batch_size is 'no'"),
-        (["device=tpu"], "device is 'tpu'"),
-        (["amp=int8"], "amp is 'int8'"),
-        (["--shard", "2/2"], "--shard is '2/2'; write i/n"),
-        (["options.boxez.threshold=0.3"], "Did you mean 'boxes'"),
-        (["options.boxes.top_k=3"], "options.boxes.top_k: labels of kind instances have"),
-        (["options.boxes.threshold=50"], "options.boxes.threshold is 50"),
-        (["teachers.rules.labels.depth.kind=normals"], "kind 'normals', which cannot be stored"),
-        (["teachers.rules.function=nowhere.py:rules"], "no file of a teacher 'nowhere.py'"),
-        (["teachers.rules.function=rules"], "function is 'rules'; write 'file.py:name'"),
-        ([f"teachers.rules.function={CALLABLES}:other"], "has no function 'other'"),
-        ([f"teachers.rules.function={CALLABLES}:nothing"], "returned a NoneType"),
-        (["teachers.rules.optoins=1"], "teachers.rules: "),
-        (["teachers.other.run=x"], "teachers.other is {'run': 'x'}; write L(RunTeacher)"),
-        (["labelling.shards=4"], "`labelling` has no key 'shards'"),
-    ],
-)
-def test_bad_input_gets_one_sentence_before_anything_is_written(
-    config, capsys, tmp_path: Path, arguments, sentence
-) -> None:
-    status, said = run_tool(capsys, "--config-file", config, *arguments)
-    assert status == 2 and sentence in said
-    assert said.startswith("error: ") and said.count("\n") == 1
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_folder_of_something_else_is_not_written_into(config, capsys, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.tex").touch()
-    status, said = run_tool(capsys, "--config-file", config)
-    assert status == 2 and "holds other things ('thesis.tex')" in said
+def test_outputs_that_are_no_labels_are_refused_first(pictures: Path, tmp_path: Path) -> None:
+    for fault, sentence in (
+        ("classes", "with the sum 3, expected 4 probabilities"),
+        ("names", "names of 5"),
+    ):
+        options = {"fail_at": fault}
+        kinds = (
+            KINDS if fault == "classes" else {"classes": {"kind": "classes", "classes": "abcde"}}
+        )
+        made = CallableTeacher(f"{CALLABLES}:rules", kinds, options)
+        with pytest.raises(UserError, match=f"Label 'classes'.*{sentence}"):
+            label_images(settings(pictures, tmp_path / "out", teachers={"a": made}, options={}))
+        assert not (tmp_path / "out").exists()
 
 
 def test_two_teachers_of_one_label_are_refused(pictures: Path, tmp_path: Path) -> None:
     teachers = {"one": teacher(), "two": teacher()}
     with pytest.raises(UserError, match="'one' and 'two' both give 'classes'"):
-        label_images(settings(pictures, tmp_path / "out"), teachers)
+        label_images(settings(pictures, tmp_path / "out", teachers=teachers))
+
+
+def test_a_full_disk_is_told_and_the_next_command_goes_on(pictures, whole, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(pictures.parent))
+    calls = []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) > 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, "fsync", full)
+        with pytest.raises(UserError, match="no room left in '.*/full'; make some"):
+            label(pictures, Path("~/full"))
+    left = sorted(os.listdir(pictures.parent / "full"))
+    assert left == ["labelling.json", "shard-00000.arrow"]
+    label(pictures, Path("~/full"))
+    assert equal(pictures.parent / "full", whole)
+
+
+def test_labels_do_not_lie_among_their_images(pictures: Path) -> None:
+    with pytest.raises(UserError, match="lies among the images of"):
+        label(pictures, pictures / "first" / "labels")
+    assert not (pictures / "first" / "labels").exists()
+
+
+def test_images_on_which_a_teacher_overflows_have_no_labels(pictures, whole, tmp_path) -> None:
+    given = settings(pictures, tmp_path / "out", teachers={"a": teacher(fail_at="overflow")})
+    outcome = label_images(given)
+    corrupt = {entry["index"]: entry["error"] for entry in outcome.manifest["corrupt"]}
+    upright = [index for index in range(COUNT) if index % 3 == 1]
+    assert sorted(corrupt) == sorted([BROKEN, *upright]) and outcome.corrupt == len(corrupt)
+    assert corrupt[1] == "label 'classes': the teacher's probabilities are not finite"
+    counts = {n: label["counts"]["images"] for n, label in outcome.manifest["labels"].items()}
+    assert set(counts.values()) == {COUNT - len(corrupt)}
+    assert read_labels({"pseudo_shard": str(tmp_path / "out/shard-00000.arrow"), "pseudo_row": 0})

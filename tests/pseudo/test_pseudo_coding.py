@@ -32,10 +32,21 @@ def test_the_remainder_of_the_most_probable_classes_is_spread_over_the_others() 
     np.testing.assert_allclose(found, [0.2 / 3, 0.5, 0.2 / 3, 0.3, 0.2 / 3], rtol=1e-3)
 
 
-@pytest.mark.parametrize("shares", [[0.5, 0.1], [0.5, 0.5, 0.0], [2.0, -1.0], [np.nan, 1.0]])
+@pytest.mark.parametrize("shares", [[0.5, 0.1], [0.5, 0.5, 0.0], [2.0, -1.0]])
 def test_what_is_no_distribution_is_refused(shares) -> None:
     with pytest.raises(ValueError, match="expected 2 probabilities; let it apply softmax"):
         encode(StoredLabel(kind="classes", num_classes=2), shares)
+
+
+def test_objects_of_no_class_and_numbers_that_are_none_are_refused() -> None:
+    label = StoredLabel(kind="instances", num_classes=2)
+    value = {"boxes": [[0, 0, 1, 1]], "scores": [1.0], "categories": [2]}
+    with pytest.raises(ValueError, match="object of class 2, expected 0 to 1"):
+        encode(label, value)
+    with pytest.raises(FloatingPointError, match="boxes are not finite"):
+        encode(label, {**value, "boxes": [[0, 0, np.inf, 1]], "categories": [1]})
+    with pytest.raises(FloatingPointError, match="probabilities are not finite"):
+        encode(StoredLabel(kind="classes", num_classes=2), [np.nan, 1.0])
 
 
 @pytest.mark.parametrize("scale", [1e-7, 1.0, 3e8])

@@ -108,9 +108,15 @@ def _is_image(name: str) -> bool:
 
 
 def code_folder(path: str) -> Coded:
-    """The images of a folder, by name."""
+    """The images of a folder, by name; a folder with the name of an image is none."""
     with os.scandir(path) as entries:
-        return code_names(sorted(entry.name for entry in entries if _is_image(entry.name)))
+        return code_names(
+            sorted(
+                entry.name
+                for entry in entries
+                if _is_image(entry.name) and not entry.is_dir(follow_symlinks=False)
+            )
+        )
 
 
 def code_tar(path: str) -> Coded:

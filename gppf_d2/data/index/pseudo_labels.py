@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy as np
 from gppf_d2.data.index.catalog import open_records
 from gppf_d2.data.index.image_files import open_images
 from gppf_d2.data.index.records import RecordSequence
-from gppf_d2.data.pseudo_labels import Manifest, open_shard, read_manifest
+from gppf_d2.data.pseudo_labels import Manifest, open_shard, read_manifest, stored_name
 
 LOOKS = 8  # images whose names are compared at every opening
 
@@ -94,9 +94,10 @@ def is_labelled_image(record: Mapping[str, Any]) -> bool:
     the last part is compared.
     """
     labelled = open_shard(record["pseudo_shard"]).cell("file_name", record["pseudo_row"])
+    name = stored_name(record["file_name"])
     if os.path.isabs(labelled):
-        return os.path.basename(labelled) == os.path.basename(record["file_name"])
-    return f"{os.sep}{record['file_name']}".endswith(f"{os.sep}{labelled}")
+        return os.path.basename(labelled) == os.path.basename(name)
+    return f"{os.sep}{name}".endswith(f"{os.sep}{labelled}")
 
 
 class PseudoRecords(RecordSequence):
@@ -110,9 +111,9 @@ class PseudoRecords(RecordSequence):
 
     def __init__(self, images: RecordSequence, manifest: Manifest, name: str) -> None:
         self._images, self._name = images, name
-        unreadable = sorted(entry["index"] for entry in manifest.corrupt)
+        unreadable = np.array(sorted(entry["index"] for entry in manifest.corrupt), np.int64)
         # how many records come before each image that is left out
-        self._before: Sequence[int] = [index - gone for gone, index in enumerate(unreadable)]
+        self._before = unreadable - np.arange(len(unreadable))
         # without its lists, which every worker would get
         self._manifest = dataclasses.replace(manifest, corrupt=(), labels={}, teachers={})
 
@@ -126,8 +127,8 @@ class PseudoRecords(RecordSequence):
         return record | {"pseudo_shard": shard, "pseudo_row": row}
 
     def object_table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if not self._before:
+        if not len(self._before):
             return self._images.object_table()
         kept = np.ones(len(self._images), bool)
-        kept[np.array(self._before) + np.arange(len(self._before))] = False
+        kept[self._before + np.arange(len(self._before))] = False
         return self._images.select(kept).object_table()

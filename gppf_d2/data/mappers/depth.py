@@ -70,9 +70,6 @@ def transform_depth(transforms: T.Transform, depth: np.ndarray) -> np.ndarray:
     if sources is not None:
         return sources.take(depth, 0)
     planes = np.ascontiguousarray(depth).view(np.uint8).reshape(*depth.shape, 4)
-    sources = pixel_sources(transforms, depth.shape)
-    if sources is not None:
-        return sources.take(depth, 0)
     planes = np.ascontiguousarray(transforms.apply_segmentation(planes))
     return np.nan_to_num(planes.view(np.float32)[..., 0], nan=0.0)
 

@@ -121,7 +121,8 @@ class Objects(LabelKind):
                 f"a pseudo label has the category {largest}, expected one below "
                 f"{label.num_classes}; correct num_classes, or take other pseudo labels"
             )
-        return [annotation for annotation in value if annotation["score"] >= label.min_score]
+        least = np.float32(label.min_score)  # as scores are stored
+        return [annotation for annotation in value if annotation["score"] >= least]
 
     def moved(
         self,
@@ -164,9 +165,11 @@ def _moved_mask(mask: Any, transforms: T.Transform, size: Size) -> Window:
 def _moved_classes(values: np.ndarray, transforms: T.Transform) -> np.ndarray:
     """A map of classes, uint8 [H, W], with 255 where a transform pads."""
     sources = pixel_sources(transforms, values.shape)
-    return (
-        transforms.apply_segmentation(values) if sources is None else sources.take(values, IGNORE)
-    )
+    if sources is not None:
+        return sources.take(values, IGNORE)
+    # what is padded is no class; Detectron2's rotations would make it class 0
+    seen = transforms.apply_segmentation(np.ones_like(values)) == 1
+    return np.where(seen, transforms.apply_segmentation(values), np.uint8(IGNORE))
 
 
 class Segments(LabelKind):

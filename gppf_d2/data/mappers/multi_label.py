@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -130,6 +130,25 @@ class MultiLabelMapper:
     def dataset_names(self) -> tuple[str, ...]:
         """The datasets whose own annotations are taken, each once."""
         return tuple(dict.fromkeys(n for one in self.labels.values() for n in one.supervised))
+
+    def check_datasets(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Refuse to train with a label that no image has: its head would stay as it is, in silence.
+
+        Args:
+            records: one of each dataset, as ``__call__`` takes them.
+
+        Raises:
+            ValueError: such a label, or a dataset without any.
+        """
+        sources = [self._sources(record) for record in records]
+        given = {name for own, stored in sources for name in (*own, *stored)}
+        lacking = [name for name in self.labels if name not in given]
+        if lacking:
+            raise ValueError(
+                f"Label {lacking[0]!r} is on no image: no dataset of the training data is among "
+                "its supervised ones or has such pseudo labels; train on pseudo_NAME for the "
+                "pseudo labels of NAME, or leave the label out"
+            )
 
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Map one record.

@@ -27,7 +27,7 @@ from typing import BinaryIO
 import numpy as np
 from detectron2.data import detection_utils
 from detectron2.utils.file_io import PathManager
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # what PIL's decoders raise for damaged files, beside OSError and its UnidentifiedImageError
 _DAMAGED = (
@@ -74,7 +74,10 @@ def readable(file_name: str) -> Iterator[None]:
     except _DAMAGED as error:
         if getattr(error, "filename", None):
             raise
-        text = f"cannot read '{file_name}' ({error}); replace the file or leave it out"
+        # PIL names the object that it read from, whose address is another one every time
+        unknown = isinstance(error, UnidentifiedImageError)
+        why = "of no known format, or cut off in its head" if unknown else error
+        text = f"cannot read '{file_name}' ({why}); replace the file or leave it out"
         number = getattr(error, "errno", None)
         raise (OSError(text) if number is None else OSError(number, text, file_name)) from error
 

@@ -27,8 +27,6 @@ from typing import Any
 import torch
 from detectron2.config import instantiate
 from detectron2.modeling import Backbone
-from detectron2.utils import comm
-from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from gppf_d2.modeling.head_losses import losses_of
@@ -134,6 +132,14 @@ class MultiLabelHead(nn.Module):
                 found[label] = self.heads[label](samples)
         return found
 
+    def learned_weights(self) -> dict[str, float]:
+        """label -> w_h exp(-s_h); empty where weights are fixed."""
+        if self.weighting == "fixed":
+            return {}
+        learned = torch.stack([-s.detach() for s in self.log_variances.values()]).exp()
+        factors = dict(zip(self.log_variances, learned.tolist()))
+        return {label: weight * factors[label] for label, weight in self.weights.items()}
+
     def _losses(self, samples: Samples) -> dict[str, Tensor]:
         samples = [self._by_label(sample) for sample in self._on_device(samples)]
         features, size = self._run_trunk([image for image, _ in samples])
@@ -150,8 +156,6 @@ class MultiLabelHead(nn.Module):
             losses |= self._weighted(label, found, len(rows) / len(samples))
         if absent:
             losses["absent"] = self._zero(absent, features)
-        if self.weighting == "uncertainty" and has_event_storage() and comm.is_main_process():
-            self._log_weights()
         return losses
 
     def _weighted(self, label: str, losses: Mapping[str, Tensor], share: float) -> dict:
@@ -164,12 +168,6 @@ class MultiLabelHead(nn.Module):
             more[f"{label}.log_variance"] = share * log_variance
         scaled = {f"{label}.{name}": share * weight * loss for name, loss in losses.items()}
         return scaled | more
-
-    def _log_weights(self) -> None:
-        """w_h exp(-s_h) of every label into the event storage."""
-        learned = torch.stack([-s.detach() for s in self.log_variances.values()]).exp()
-        for label, factor in zip(self.log_variances, learned.tolist()):
-            get_event_storage().put_scalar(f"weight/{label}", self.weights[label] * factor)
 
     def _zero(self, absent: Sequence[str], features: Mapping[str, Tensor]) -> Tensor:
         """A zero on which the trunk and all that belongs to absent labels depends."""
