@@ -26,11 +26,10 @@ import numpy as np
 import torch
 from detectron2.data import transforms as T
 
-from gppf_d2.data.index.pseudo_labels import is_labelled_image
 from gppf_d2.data.mappers.label_kinds import KINDS
 from gppf_d2.data.mappers.measurements import enlargement
-from gppf_d2.data.mappers.reading import check_image_format, read_image
-from gppf_d2.data.pseudo_labels import open_shard
+from gppf_d2.data.mappers.reading import check_image_format, load_image, read_bytes
+from gppf_d2.data.pseudo_labels import image_hash, open_shard
 
 _KEPT = ("file_name", "image_id", "dataset_name", "height", "width")
 
@@ -169,7 +168,7 @@ class MultiLabelMapper:
         """
         sample = dict(record)  # its size is filled in
         own, stored = self._sources(sample)
-        image = read_image(sample, self.image_format)
+        image = self._read_image(sample, labelled=bool(stored))
         values = self._own_values(sample, own) | self._stored_values(sample, stored)
         augmented = T.AugInput(image)
         transforms = self.augmentations(augmented)
@@ -185,6 +184,20 @@ class MultiLabelMapper:
             moved = kind.moved(values[name], transforms, size, label)
             result["labels"][name] = {kind.key: moved}
         return result
+
+    def _read_image(self, record: dict[str, Any], labelled: bool) -> np.ndarray:
+        """The image, which is the very one that was labelled: a list of images may have changed
+        since, and hashing costs a hundredth of decoding."""
+        data = read_bytes(record)
+        pixels = np.asarray(load_image(record, data))  # a damaged file is no other image
+        if labelled:
+            shard, row = open_shard(record["pseudo_shard"]), record["pseudo_row"]
+            if image_hash(data) != shard.cell("image_hash", row):
+                raise ValueError(
+                    f"'{record['file_name']}' is not the image that its pseudo labels are of "
+                    f"('{shard.cell('file_name', row)}'); restore the images, or label anew"
+                )
+        return pixels[:, :, ::-1] if self.image_format == "BGR" else pixels
 
     def _sources(self, record: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
         """The labels that are supervised, and those that have a pseudo label, with its name."""
@@ -229,18 +242,6 @@ class MultiLabelMapper:
         if not sources:
             return {}
         shard, row = open_shard(record["pseudo_shard"]), record["pseudo_row"]
-        if not is_labelled_image(record):
-            raise ValueError(
-                f"'{record['file_name']}' has the pseudo labels of "
-                f"'{shard.cell('file_name', row)}'; restore the images that were labelled, or "
-                "label anew"
-            )
-        labelled = shard.cell("height", row), shard.cell("width", row)
-        if labelled != (record["height"], record["width"]):
-            raise ValueError(
-                f"'{record['file_name']}' is {record['width']} x {record['height']}, it was "
-                f"{labelled[1]} x {labelled[0]} when its pseudo labels were made; label anew"
-            )
         for name, source in sources.items():
             with _named(name):
                 _check_fit(self.labels[name], shard.labels[source], source)
