@@ -84,7 +84,8 @@ must: $(STAMP) ## self-training on the miniature world: teachers, labels, a stud
 	$(PY) datasets/make_mini.py --root $(DEMO_DATA)
 	@set -e; for label in classes boxes segments depth; do \
 	    [ -f $(MUST)/teachers/$$label/results.json ] || $(PY) train_net.py $(MINI_MUST) --tasks $$label \
-	        --config-file configs/quick/mini_must_teachers.py train.output_dir=$(MUST)/teachers/$$label; \
+	        --config-file configs/quick/mini_must_teachers.py train.output_dir=$(MUST)/teachers/$$label \
+	        train.max_iter=$$([ $$label = boxes ] && echo 300 || echo 150); \
 	done
 	@set -e; for set in mini_unlabelled mini_scenes_train; do \
 	    $(PY) -m gppf_d2.tools.pseudo_label --config-file configs/quick/mini_must_labels.py --data-root $(DEMO_DATA) \

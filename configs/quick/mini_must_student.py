@@ -32,6 +32,6 @@ tasks = dict(
 
 backbone.num_units = 1
 train.output_dir = "output/must/student"
-train.max_iter = 300
+train.max_iter = 150
 train.eval_batch_size = 8
-train.checkpoint_period = 100
+train.checkpoint_period = 50

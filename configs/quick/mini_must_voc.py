@@ -32,6 +32,6 @@ backbone.num_units = 1
 train.init_checkpoint = "output/must/student/model_final.pth"
 train.init_route = train.init_head = "student"
 train.output_dir = "output/must/voc"
-train.max_iter = 80
+train.max_iter = 50
 train.eval_batch_size = 8
 train.checkpoint_period = 0

@@ -41,6 +41,6 @@ tasks = dict(
 
 backbone.num_units = 1
 train.output_dir = "output/must_r18/student"
-train.max_iter = 400
+train.max_iter = 200
 train.eval_batch_size = 4
-train.checkpoint_period = 200
+train.checkpoint_period = 100

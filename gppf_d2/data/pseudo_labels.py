@@ -121,10 +121,16 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
         if version == FORMAT:
             return Manifest(folder=os.fspath(folder), labels=labels, **content)
     except FileNotFoundError as error:
+        begun = Path(folder).is_dir() and any(Path(folder).iterdir())
         raise FileNotFoundError(
             error.errno,
-            "no manifest of pseudo labels; give the same command of "
-            "gppf_d2.tools.pseudo_label again until the labelling is finished",
+            "no manifest of pseudo labels: "
+            + (
+                "give the same command of gppf_d2.tools.pseudo_label again until the labelling is "
+                "finished"
+                if begun
+                else "name the folder that gppf_d2.tools.pseudo_label has written"
+            ),
             str(path),
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

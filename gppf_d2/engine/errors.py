@@ -30,3 +30,12 @@ def show_traceback(error: BaseException, *, always: bool = False) -> None:
     """Print the traceback behind a sentence where GPPF_D2_TRACEBACK asks for it."""
     if always or os.environ.get("GPPF_D2_TRACEBACK"):
         traceback.print_exception(error)
+
+
+def sentence(error: BaseException) -> str:
+    """What an error says to a user: without quotes around a key, without an error number."""
+    if isinstance(error, KeyError) and error.args:
+        return str(error.args[0])
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: '{error.filename}'"
+    return str(error)

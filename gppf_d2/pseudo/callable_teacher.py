@@ -105,7 +105,13 @@ class CallableTeacher(Teacher):
 
     def __call__(self, batch: Sequence[Inputs]) -> list[dict[str, Any]]:
         images = [sample["image"].numpy() for (sample,) in batch]
-        outputs = list(self.label_images(images))
+        try:
+            outputs = list(self.label_images(images))
+        except Exception as error:
+            raise UserError(
+                f"'{self.function}' failed on {len(images)} images, the first of "
+                f"{images[0].shape}: {type(error).__name__}: {error}."
+            ) from error
         if len(outputs) != len(images):
             raise UserError(
                 f"'{self.function}' returned {len(outputs)} outputs for {len(images)} images; it "

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from omegaconf import OmegaConf
@@ -21,6 +22,7 @@ from gppf_d2.data.mappers import DetectionMapper
 from gppf_d2.engine.config import config_text
 from gppf_d2.engine.errors import UserError
 from gppf_d2.pseudo.teacher import (
+    CLASS_METADATA,
     Inputs,
     Label,
     Teacher,
@@ -115,6 +117,12 @@ class Detectron2Teacher(Teacher):
             DetectionMapper(False, augmentations=reading, image_format=self.image_format)
         ]
         register_all()
+        self.dataset = dataset
+        if dataset and dataset not in DatasetCatalog:
+            raise UserError(
+                f"The teacher '{config}' is to name its classes as dataset {dataset!r}, which is "
+                "not registered; mend the name."
+            )
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -142,7 +150,13 @@ class Detectron2Teacher(Teacher):
         if not label.kind:
             kind = choose_kind(name, output, self.keys[name], f"the model of '{self.config}'")
             count = number_of_classes(self.model, kind, output[kind])
-            label = Label(kind, class_names(kind, self.datasets, count), count)
+            names = class_names(kind, self.datasets, count)
+            if self.dataset and kind in CLASS_METADATA and not names:
+                raise UserError(
+                    f"The dataset {self.dataset!r} has no names for the {count} classes of "
+                    f"'{self.config}'; name the one that it was trained on."
+                )
+            label = Label(kind, names, count)
             self.labels[name] = label
         return output[label.kind]
 

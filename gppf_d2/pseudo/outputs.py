@@ -85,6 +85,8 @@ def _instances(label: StoredLabel, instances: Any) -> dict[str, Tensor]:
     if label.masks and instances.has("pred_masks"):
         masks = instances.pred_masks
         found["masks"] = getattr(masks, "tensor", masks)[kept].bool()
+        some = found["masks"].flatten(1).any(1)  # an object without a pixel is none
+        found = {key: value[some] for key, value in found.items()}
     return found
 
 

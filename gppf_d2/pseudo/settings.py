@@ -100,7 +100,9 @@ class Settings:
         if unknown or "output" not in given:
             what = f"has no key {unknown[0]!r}" if unknown else "lacks output, a folder"
             raise UserError(f"The section `labelling` {what}; its keys are {', '.join(LABELLING)}.")
-        return cls(**given, teachers=cfg.get("teachers"), options=plain(cfg.get("options") or {}))
+        teachers = cfg.get("teachers") or {}
+        chosen = {name: one for name, one in teachers.items() if one is not None}
+        return cls(**given, teachers=chosen, options=plain(cfg.get("options") or {}))
 
     def stored(self, name: str, label: Label, teacher: str) -> StoredLabel:
         """How a label is stored.

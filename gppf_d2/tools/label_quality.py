@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gppf_d2.engine.checkpoint import write_atomically
-from gppf_d2.engine.errors import UserError
+from gppf_d2.engine.errors import UserError, sentence
 from gppf_d2.evaluation.depth import ALIGNMENTS, CROPS
 from gppf_d2.evaluation.metric_names import overall
 from gppf_d2.pseudo.matching import MATCHES
@@ -98,8 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             alignment=options.alignment, crop=options.crop,
         )  # fmt: skip
     except (UserError, ValueError, KeyError, OSError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
     for one in found:
         print(describe(one))

@@ -17,6 +17,7 @@ before anything is labelled.
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import os
 import sys
@@ -25,6 +26,7 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import LazyConfig
 from detectron2.utils.logger import setup_logger
+from omegaconf import OmegaConf
 
 from gppf_d2.data.samples import one_line
 from gppf_d2.engine.errors import UserError, show_traceback
@@ -32,6 +34,8 @@ from gppf_d2.engine.launch import speaks_for_itself, under_torchrun
 from gppf_d2.engine.output_folder import TALKATIVE
 from gppf_d2.pseudo.labeller import Outcome, label_images
 from gppf_d2.pseudo.settings import LABELLING, Settings
+
+HARDLY = 0.01  # share of the pixels that have a label
 
 logger = logging.getLogger("gppf_d2.pseudo")
 
@@ -42,7 +46,8 @@ def load_settings(path: str, overrides: Sequence[str] = ()) -> Settings:
     Args:
         path: a LazyConfig ``.py``.
         overrides: ``key=value`` strings; keys without a section are those of ``labelling``. The
-            file may have sections of its own, which values refer to.
+            file may have sections of its own, which values refer to. A mapping takes the place of
+            what was there (``teachers.depth={...}``), ``teachers.depth=null`` leaves it out.
 
     Raises:
         UserError: no such file, a broken one, or a value that cannot be meant.
@@ -56,13 +61,17 @@ def load_settings(path: str, overrides: Sequence[str] = ()) -> Settings:
     sections = {"labelling", "teachers", "options", *cfg}
     changes = []
     for override in overrides:
-        key, equals, _ = override.partition("=")
+        key, equals, value = override.partition("=")
         section, dot, _ = key.partition(".")
         if not (equals and (section in sections if dot else key in LABELLING)):
+            near = difflib.get_close_matches(key, [*LABELLING, *sections], n=1)
             raise UserError(
                 f"The override {override!r} is not key=value with one of {', '.join(LABELLING)} or "
                 f"with a key below {', '.join(sorted(sections))}."
+                + (f" Did you mean {near[0]!r}?" if near else "")
             )
+        if dot and value.startswith("{"):
+            OmegaConf.update(cfg, key, None)
         changes.append(override if dot else f"labelling.{override}")
     try:
         return Settings.of(LazyConfig.apply_overrides(cfg, changes))
@@ -148,13 +157,24 @@ def _say(settings: Settings, outcome: Outcome) -> None:
     if outcome.corrupt:
         logger.warning("%d images have no labels; the manifest says why.", outcome.corrupt)
     if outcome.manifest is None:
-        logger.info("Other shards of '%s' are not there yet.", settings.output)
+        logger.info(
+            "Other shards of '%s' are not there yet; the commands with the other --shard, or this "
+            "one without it, make them.",
+            settings.output,
+        )
         return
     for name, label in outcome.manifest["labels"].items():
         counts = {key: value for key, value in label["counts"].items() if key != "per_class"}
-        logger.info("%s (%s): %s", name, label["kind"], counts)
+        text = ", ".join(f"{key} {value:,}" for key, value in counts.items())
+        logger.info("%s (%s): %s", name, label["kind"], text)
+        if not counts.get("instances", 1) or counts.get("labelled", 1) < HARDLY:
+            logger.warning(
+                "Hardly anything passed the threshold %g of '%s': its teacher is too unsure; train "
+                "it longer, or lower options.%s.threshold.",
+                label["threshold"], name, name,
+            )  # fmt: skip
     logger.info(
-        "'%s' is complete: %d images, %d of them without labels.",
+        "'%s' is complete: %d images, %d of them could not be labelled.",
         settings.output, outcome.manifest["images"]["count"], len(outcome.manifest["corrupt"]),
     )  # fmt: skip
 

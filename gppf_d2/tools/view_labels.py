@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gppf_d2.analysis.label_page import ORDERS, write_label_page
 from gppf_d2.data.catalog import register_all
+from gppf_d2.engine.errors import sentence
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -59,8 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed=options.seed,
         )
     except (ValueError, KeyError, OSError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
     print(path)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -38,13 +39,30 @@ def run_tool(capsys, *arguments: str) -> tuple[int, str]:
     return status, capsys.readouterr().err
 
 
-def test_the_tool_labels_and_warns_of_corrupt_images(config, capsys) -> None:
-    status = pseudo_label.main(["--config-file", config, "options.boxes.threshold=0.95"])
-    assert status == 0
-    captured = capsys.readouterr()
-    said = " ".join((captured.out + captured.err).split())
+def test_the_tool_labels_and_warns_of_corrupt_images_and_of_labels_that_hardly_exist(
+    config, caplog
+) -> None:
+    package = logging.getLogger("gppf_d2")  # does not propagate once it is set up
+    package.addHandler(caplog.handler)
+    try:
+        assert pseudo_label.main(["--config-file", config, "options.boxes.threshold=1.0"]) == 0
+    finally:
+        package.removeHandler(caplog.handler)
+    said = " ".join(record.getMessage() for record in caplog.records)
     assert "No labels for" in said and "1 images have no labels" in said
-    assert "is complete: 11 images, 1 of them without labels" in said
+    assert "is complete: 11 images, 1 of them could not be labelled" in said
+    assert "boxes (instances): images 10, instances 0" in said
+    assert "Hardly anything passed the threshold 1 of 'boxes'" in said
+
+
+def test_a_mapping_takes_the_place_of_a_teacher_and_null_leaves_it_out(config) -> None:
+    other = "{_target_: gppf_d2.pseudo.RunTeacher, run: x, labels: {depth: depth}}"
+    settings = pseudo_label.load_settings(config, [f"teachers.rules={other}"])
+    assert set(settings.teachers["rules"]) == {"_target_", "run", "labels"}
+    settings = pseudo_label.load_settings(config, [f"teachers.new={other}", "teachers.rules=null"])
+    assert list(settings.teachers) == ["new"]
+    settings = pseudo_label.load_settings(config, ["teachers.rules.labels={depth: {kind: depth}}"])
+    assert list(settings.teachers["rules"].labels) == ["depth"]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +73,7 @@ def test_the_tool_labels_and_warns_of_corrupt_images(config, capsys) -> None:
         (["images=/nowhere"], "no folder of images '/nowhere'"),
         (["images=", "dataset=nothing_of_the_kind"], "no dataset 'nothing_of_the_kind'"),
         (["output="], "output is empty"),
-        (["batchsize=3"], "'batchsize=3' is not key=value"),
+        (["batchsize=3"], "Did you mean 'batch_size'?"),
         (["batch_size=no"], "batch_size is 'no'"),
         (["device=tpu"], "device is 'tpu'"),
         (["amp=int8"], "amp is 'int8'"),

@@ -319,6 +319,8 @@ def test_a_lazy_config_teaches_too(pictures, tmp_path: Path) -> None:
         ({"labels": {"a": "sem_seg"}}, "gives instances, and not sem_seg"),
         ({"labels": {"a": "proposals"}}, "gives proposals, which cannot be stored"),
         ({"overrides": ["MODEL.ROI_HEADS.NUM_CLASSES", 4]}, "do not fit the model: 4 of its"),
+        ({"dataset": "nope"}, "as dataset 'nope', which is not registered"),
+        ({"dataset": "mini_parsing_val"}, "'mini_parsing_val' has no names for the"),
     ],
 )
 def test_a_detectron2_model_that_cannot_teach_is_refused(rcnn, changes, sentence) -> None:
@@ -343,6 +345,14 @@ def test_a_function_from_a_file_labels(tmp_path: Path) -> None:
     after = CallableTeacher(f"{CALLABLES}:rules", labels, options).describe()
     assert before.pop("weights_hash") != after.pop("weights_hash") and before == after
     assert after["options"] == {"bias": 0.1}
+
+
+def test_a_function_that_fails_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "fails.py"
+    path.write_text("def build():\n    return lambda images: 1 / 0\n")
+    teacher = CallableTeacher(f"{path}:build", {"depth": {"kind": "depth"}})
+    with pytest.raises(UserError, match="fails.py:build' failed on 1 .*ZeroDivisionError"):
+        teacher.prepare(CPU)
 
 
 def test_a_function_that_forgets_an_image_is_named() -> None:
