@@ -30,6 +30,7 @@ def test_bf16_accumulation_hard_gates_compression_and_watched_collectives_togeth
     assert last["share/scenes"] == last["share/parsing"] == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_bf16_checkpointing_and_pinned_tasks_resume_bitwise(
     mini_root: Path, tmp_path: Path
