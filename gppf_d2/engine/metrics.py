@@ -151,7 +151,7 @@ def progress_line(storage: EventStorage, max_iter: int) -> str:
     done = storage.iter + 1
     left = int(latest.get("eta_seconds", 0))
     losses = "  ".join(
-        f"{name.split('/')[1]} {value:.3g}"
+        f"{name.split('/')[1]} {value:.3g}{_by_label(latest, name.split('/')[1])}"
         for name, value in sorted(latest.items())
         if name.startswith("loss/") and name.endswith("/total")
     )
@@ -161,3 +161,15 @@ def progress_line(storage: EventStorage, max_iter: int) -> str:
         f"data {latest.get('data_time', 0):.3f} s  lr {latest.get('lr', 0):.3g}  "
         f"tau {latest.get('temperature', 0):.3g}  |  {losses}"
     )
+
+
+def _by_label(latest: Mapping[str, float], task: str) -> str:
+    """The sum of each label's losses, "<label>.<loss>", in brackets; "" where there are none."""
+    sums: dict[str, float] = defaultdict(float)
+    for name, value in sorted(latest.items()):
+        label, dot, _ = name.removeprefix(f"loss/{task}/").partition(".")
+        if name.startswith(f"loss/{task}/") and dot:
+            sums[label] += value
+    if len(sums) < 2:
+        return ""
+    return f" ({', '.join(f'{label} {value:.3g}' for label, value in sums.items())})"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
+from detectron2.utils.events import EventStorage
 
-from gppf_d2.engine.metrics import TaskMetrics
+from gppf_d2.engine.metrics import TaskMetrics, progress_line
 from gppf_d2.evaluation.metric_names import overall
 from tests.harness import run_distributed
 
@@ -22,6 +23,18 @@ def test_losses_are_averaged_per_task_in_one_process() -> None:
     assert result["loss/b/total"] == pytest.approx(10) and result["replaced/b"] == 1
     assert result["share/a"] == pytest.approx(2 / 3) and result["data_time"] == pytest.approx(0.5)
     assert "loss/a/box" not in metrics.reduce(None), "a reduction starts anew"
+
+
+def test_the_console_line_names_the_labels_of_a_student() -> None:
+    with EventStorage(9) as storage:
+        losses = {"boxes.loss_cls": 1.0, "boxes.loss_box_reg": 0.5, "depth.loss_depth": 2.0}
+        for name, value in {**losses, "total": 3.5}.items():
+            storage.put_scalar(f"loss/student/{name}", value)
+        storage.put_scalar("loss/coco/loss_cls", 1.0)
+        storage.put_scalar("loss/coco/total", 1.0)
+        line = progress_line(storage, 20)
+    assert line.startswith("10/20  eta")
+    assert line.endswith("|  coco 1  student 3.5 (boxes 1.5, depth 2)")
 
 
 def _reduce(rank: int, world_size: int) -> dict[str, float]:
