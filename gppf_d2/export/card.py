@@ -201,12 +201,16 @@ def _results(metadata: Mapping[str, Any]) -> str:
 def _licence(run: Mapping[str, Any]) -> str:
     datasets = dict.fromkeys(name for task in run["tasks"].values() for name in task["train"])
     named = f" ({_codes(datasets)})" if datasets else ""
+    taught = (
+        " Labels of `pseudo_` sets come from teachers, which the `manifest.json` of a set names: "
+        "the licences of their weights, of what they were trained on and of the pictures apply too."
+    )
     return (
         "## Licence\n\nWeights carry what they were trained on: the licences of the datasets"
         f"{named} apply to the use of these weights too, and those of the weights that the run "
         "started from. Some allow research alone. The licence of gppf_d2 covers its code, not "
         "these weights."
-    )
+    ) + (taught if any(name.startswith("pseudo_") for name in datasets) else "")
 
 
 def _value(value: Any) -> str:

@@ -18,6 +18,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from tqdm import tqdm
+
 from gppf_d2.data.catalog import GPPF_15M, register_all
 from gppf_d2.data.check import Problem, check_dataset
 
@@ -37,7 +39,7 @@ def report(name: str, problems: Iterable[Problem], limit: int) -> int:
     for problem in problems:
         counts[problem.kind] += 1
         if counts[problem.kind] <= limit:
-            print(f"{name}: {problem}", flush=True)
+            tqdm.write(f"{name}: {problem}")  # beside the bar of the check
     for kind, count in counts.items():
         if count > limit:
             print(f"{name}: {kind}: {count - limit:,} more of this kind")

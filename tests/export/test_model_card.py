@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from gppf_d2.engine.hooks import routes_record
 from gppf_d2.engine.transfer import extracted
+from gppf_d2.export import card as model_card
 from gppf_d2.export.backbone import export_backbone
 from gppf_d2.tools.export_backbone import main
 from tests.export.test_export_backbone import Run, make_run
@@ -110,6 +111,7 @@ def test_the_card_says_how_the_weights_came_to_be(run: Run, tmp_path: Path) -> N
     assert "AP-ball" not in card and "all layers have decided" in card
     assert "not of the last iteration" not in card and "averaged" not in card
     assert "`toys_train`, `more_toys_train`, `ground_train`" in card[card.index("## Licence") :]
+    assert "teachers" not in card, "no pseudo labels"
     facts = metadata["run"]
     assert facts["run"]["commit"] == "abc1234" and facts["iteration"] == facts["max_iter"] == 5
     assert facts["tasks"]["scenes"]["train"] == ["toys_train", "more_toys_train"]
@@ -191,3 +193,8 @@ def test_the_route_of_a_file_is_taken_whatever_the_controllers_say(
         assert main([*common, str(tmp_path / "z.pth"), *arguments]) == 1
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
+
+
+def test_labels_of_teachers_bring_licences_of_their_own() -> None:
+    text = model_card._licence({"tasks": {"student": {"train": ["pseudo_pictures", "toys_train"]}}})
+    assert "`pseudo_pictures`, `toys_train`" in text and "the licences of their weights" in text
