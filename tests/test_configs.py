@@ -10,6 +10,9 @@ import torch
 
 from gppf_d2.engine import setup
 from gppf_d2.engine.config import config_text, load_config
+from gppf_d2.pseudo import Teacher
+from gppf_d2.tools.pseudo_label import load_settings
+from gppf_d2.tools.sweep_plan import plan_of
 
 PROJECT = Path(__file__).resolve().parent.parent
 QUICK = PROJECT / "configs/quick"
@@ -60,6 +63,28 @@ def test_a_config_loads_builds_and_is_saved(path: Path) -> None:
     assert set(model.heads) == set(tasks) == set(model.controllers)
     assert model.backbone.num_units == cfg.backbone.num_units
     assert "object at 0x" not in config_text(cfg), "config.yaml would not load again"
+
+
+LABELLINGS = [path for path in LEAVES if path.stem.endswith("labels")]
+
+
+@pytest.mark.parametrize("path", LABELLINGS, ids=name_of)
+def test_a_labelling_loads_and_its_options_are_those_of_its_labels(path: Path) -> None:
+    settings = load_settings(str(path))
+    labels = {name for teacher in settings.teachers.values() for name in teacher.labels}
+    assert labels and set(settings.options) <= labels
+    for teacher in settings.teachers.values():
+        assert issubclass(teacher["_target_"], Teacher)
+        assert "function" not in teacher or (PROJECT / teacher.function.partition(":")[0]).is_file()
+
+
+def test_the_sweep_of_a_student_reaches_the_weight_of_depth() -> None:
+    path = str(PROJECT / "configs/must/students/imagenet.py")
+    plan = plan_of(load_config(path), path)
+    assert len(plan.points()) == 4
+    for point in plan.points():
+        (override,) = plan.overrides(point)
+        assert override == f"tasks.student.head.weights.depth={point['depth']}"
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=name_of)
