@@ -83,7 +83,7 @@ MINI_MUST := --num-processes 1 --data-root $(DEMO_DATA)
 must: $(STAMP) ## self-training on the miniature world: teachers, labels, a student, a table of what it is good for
 	$(PY) datasets/make_mini.py --root $(DEMO_DATA)
 	@set -e; for label in classes boxes segments depth; do \
-	    [ -f $(MUST)/teachers/$$label/results.json ] || $(PY) train_net.py $(MINI_MUST) --tasks $$label \
+	    [ -f $(MUST)/teachers/$$label/results.json ] || $(PY) train_net.py $(MINI_MUST) --resume --tasks $$label \
 	        --config-file configs/quick/mini_must_teachers.py train.output_dir=$(MUST)/teachers/$$label \
 	        train.max_iter=$$([ $$label = boxes ] && echo 300 || echo 150); \
 	done
@@ -96,7 +96,7 @@ must: $(STAMP) ## self-training on the miniature world: teachers, labels, a stud
 	    --truth classes=mini_hidden_objects --truth boxes=mini_hidden_scenes \
 	    --truth segments=mini_hidden_parsing --truth depth=mini_hidden_depth
 	@set -e; for run in student supervised; do \
-	    [ -f $(MUST)/$$run/results.json ] || $(PY) train_net.py $(MINI_MUST) \
+	    [ -f $(MUST)/$$run/results.json ] || $(PY) train_net.py $(MINI_MUST) --resume \
 	        --config-file configs/quick/mini_must_$$run.py train.output_dir=$(MUST)/$$run; \
 	done
 	$(PY) -m gppf_d2.tools.suite configs/quick/mini_must_normals.py configs/quick/mini_must_voc.py \
