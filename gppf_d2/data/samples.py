@@ -20,7 +20,7 @@ import struct
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import cv2
@@ -68,11 +68,13 @@ class TaskSource:
             its records must not be changed by the mapper.
         mapper: record -> sample, or None to have another sample drawn in its place.
         batch_transform: list of samples -> list of samples, applied to a whole batch (as MixUp is).
+        sizes: samples of each dataset that the records are from; for whoever describes the run.
     """
 
     records: Any
     mapper: Callable[[Any], Any]
     batch_transform: Callable[[list], list] | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.records, (list, tuple)) and self.records:

@@ -32,8 +32,11 @@ def _alone(group: dist.ProcessGroup | None) -> bool:
     return not dist.is_initialized() or dist.get_world_size(group) == 1
 
 
-def _gather(value: Any, group: dist.ProcessGroup | None) -> list[Any]:
-    """The value of every rank of the group, in rank order. Collective."""
+def gather(value: Any, group: dist.ProcessGroup | None) -> list[Any]:
+    """The picklable value of every rank of the group, in rank order.
+
+    Collective: all ranks must call.
+    """
     if _alone(group):
         return [value]
     values: list[Any] = [None] * dist.get_world_size(group)
@@ -54,7 +57,7 @@ def agree(error: str | None, group: dist.ProcessGroup | None = None) -> None:
         ValueError: with the sentence of the lowest failing rank, saying which rank that is unless
             all ranks say the same.
     """
-    errors = _gather(error, group)
+    errors = gather(error, group)
     failing = [rank for rank, sentence in enumerate(errors) if sentence is not None]
     if not failing:
         return
@@ -126,9 +129,9 @@ def compare(
     """
     values = json.loads(json.dumps(dict(values)))
     text = json.dumps(values).encode()
-    if len(set(_gather(hashlib.blake2b(text).hexdigest(), group))) == 1:
+    if len(set(gather(hashlib.blake2b(text).hexdigest(), group))) == 1:
         return
-    first, *others = _gather(values, group)
+    first, *others = gather(values, group)
     for rank, other in enumerate(others, start=1):
         difference = _first_difference(first, other, "")
         if difference is not None:
@@ -236,9 +239,9 @@ def check_replicas(
     """
     digests = {name: tensor_digest(tensor) for name, tensor in tensors}
     whole = hashlib.blake2b(json.dumps(digests).encode()).hexdigest()
-    if len(set(_gather(whole, group))) == 1:
+    if len(set(gather(whole, group))) == 1:
         return
-    first, *others = _gather(digests, group)
+    first, *others = gather(digests, group)
     for name in [*first, *(n for other in others for n in other if n not in first)]:
         odd = [r for r, other in enumerate(others, start=1) if other.get(name) != first.get(name)]
         if odd:

@@ -85,7 +85,9 @@ class MetricsHook(HookBase):
             return
         known = _learned_weights(trainer.model)
         scalars = trainer.metrics.reduce(trainer.groups.control, known)
-        scalars["lr"], scalars["temperature"] = trainer.lr, trainer.model.temperature
+        scalars["lr"] = trainer.lr
+        if trainer.model.backbone.num_units > 1:  # with one unit there is nothing to choose
+            scalars["temperature"] = trainer.model.temperature
         scalars["grad_norm"] = float(trainer.grad_norm)
         wanted = trainer.schedule.wanted_share()
         scalars.update({f"wanted_share/{task}": share for task, share in wanted.items()})

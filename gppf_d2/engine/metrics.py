@@ -17,18 +17,30 @@ import torch
 import torch.distributed as dist
 from detectron2.utils.events import EventStorage, EventWriter
 
+from gppf_d2.engine.step_clock import PARTS, StepClock
+
 logger = logging.getLogger(__name__)
 
 
 class TaskMetrics:
-    """Sums of one rank since the last reduction."""
+    """Sums of one rank since the last reduction.
 
-    def __init__(self) -> None:
+    Args:
+        device: where the step computes; None is the CPU.
+
+    Attributes:
+        clock: takes the laps of a step.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.clock = StepClock(device)
+        self._reset()
+
+    def _reset(self) -> None:
         self._losses: list[tuple[str, torch.Tensor]] = []
         self._runs: dict[str, int] = defaultdict(int)
         self._samples: dict[str, int] = defaultdict(int)
         self._replaced: dict[str, int] = defaultdict(int)
-        self._data_time = 0.0
         self._steps = 0
         self._start = time.perf_counter()
 
@@ -54,10 +66,9 @@ class TaskMetrics:
         """Leave time out that was not spent on steps: an evaluation, a checkpoint."""
         self._start += seconds
 
-    def step(self, data_time: float) -> None:
-        """Note the end of an iteration and the seconds it waited for data."""
+    def step(self) -> None:
+        """Note the end of an iteration."""
         self._steps += 1
-        self._data_time += data_time
 
     def reduce(
         self, group: dist.ProcessGroup | None, known: Mapping[str, float] | None = None
@@ -72,15 +83,16 @@ class TaskMetrics:
 
         Returns:
             Scalars by name, the same on every rank: ``loss/<task>/<name>``, ``share/<task>``
-            (realised), ``samples_per_second``, ``time``, ``data_time`` (seconds an iteration),
-            ``replaced/<task>``, and what is known on some rank.
+            (realised), ``samples_per_second``, ``time`` (seconds an iteration), ``time/<part>``
+            (of it, the mean over the ranks, see ``step_clock``), ``data_time`` (of the rank that
+            waited longest), ``replaced/<task>``, and what is known on some rank.
         """
         mine = self._summary() | {"known": dict(known or {})}
         everyone = [mine]
         if group is not None:
             everyone = [None] * dist.get_world_size(group)
             dist.all_gather_object(everyone, mine, group=group)
-        self.__init__()
+        self._reset()
         sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         for summary in everyone:
             for name, (total, count) in summary["losses"].items():
@@ -100,7 +112,11 @@ class TaskMetrics:
         samples = sum(_add(summary["samples"] for summary in everyone).values())
         result["samples_per_second"] = samples / max(elapsed, 1e-9)
         result["time"] = elapsed / max(steps, 1)
-        result["data_time"] = max(s["data_time"] for s in everyone) / max(steps, 1)
+        for part in PARTS:
+            seconds = [summary["parts"].get(part, 0.0) for summary in everyone]
+            result[f"time/{part}"] = sum(seconds) / len(seconds) / max(steps, 1)
+        longest = max(summary["parts"].get("data", 0.0) for summary in everyone)
+        result["data_time"] = longest / max(steps, 1)
         return result
 
     def _summary(self) -> dict:
@@ -115,7 +131,7 @@ class TaskMetrics:
             "runs": dict(self._runs),
             "samples": dict(self._samples),
             "replaced": dict(self._replaced),
-            "data_time": self._data_time,
+            "parts": self.clock.read(),
             "steps": self._steps,
             "elapsed": time.perf_counter() - self._start,
         }
@@ -155,11 +171,11 @@ def progress_line(storage: EventStorage, max_iter: int) -> str:
         for name, value in sorted(latest.items())
         if name.startswith("loss/") and name.endswith("/total")
     )
+    tau = f"tau {latest['temperature']:.3g}  " if "temperature" in latest else ""
     return (
         f"{done}/{max_iter}  eta {left // 3600}:{left % 3600 // 60:02d}:{left % 60:02d}  "
         f"{latest.get('samples_per_second', 0):.1f} samples/s  {latest.get('time', 0):.3f} s/it  "
-        f"data {latest.get('data_time', 0):.3f} s  lr {latest.get('lr', 0):.3g}  "
-        f"tau {latest.get('temperature', 0):.3g}  |  {losses}"
+        f"data {latest.get('data_time', 0):.3f} s  lr {latest.get('lr', 0):.3g}  {tau}|  {losses}"
     )
 
 

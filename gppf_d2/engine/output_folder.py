@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,23 @@ def open_logs(folder: Path, rank: int) -> None:
 
 
 def describe(
-    folder: Path, cfg: DictConfig, config_file: str, command: str, world_size: int
+    folder: Path,
+    cfg: DictConfig,
+    config_file: str,
+    command: str,
+    world_size: int,
+    *,
+    hardware: Mapping[str, Any],
+    data: Mapping[str, Any],
+    initial_weights: str | None = "",
 ) -> None:
-    """Write ``config.yaml`` and ``run.json`` (rank 0)."""
+    """Write ``config.yaml`` and ``run.json`` (rank 0).
+
+    Args:
+        hardware: as ``hardware.hardware`` gives it.
+        data: {task: {"train": {dataset: samples}, "evaluation": {dataset: images}}}.
+        initial_weights: what the run started from, in text; None keeps what its start wrote.
+    """
     _write(folder / "config.yaml", config_text(cfg))
     gpus = torch.cuda.device_count() if str(cfg.train.device) != "cpu" else 0
     description: dict[str, Any] = {
@@ -84,8 +99,21 @@ def describe(
         "torch": torch.__version__,
         "detectron2": detectron2.__version__,
         "gppf_d2": gppf_d2.__version__,
+        "hardware": dict(hardware),
+        "data": dict(data),
+        "initial_weights": initial_weights,
     }
+    if initial_weights is None:
+        description["initial_weights"] = _known(folder).get("initial_weights", "")
     _write(folder / "run.json", json.dumps(description, indent=2) + "\n")
+
+
+def _known(folder: Path) -> dict[str, Any]:
+    """What an earlier start of the run wrote down; {} where there is nothing to read."""
+    try:
+        return dict(json.loads((folder / "run.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _write(path: Path, text: str) -> None:

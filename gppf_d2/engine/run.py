@@ -127,7 +127,6 @@ class Session:
         self.closers: list[Callable[[], None]] = []
         self.heartbeat: Heartbeat | None = None
         self.ema: ParameterEMA | None = None
-        self.metrics = TaskMetrics()
         self.groups = build_groups(None, self.rank)
         compare({"config": fingerprint(cfg)}, self.groups.control, what="configs")
         # indexes that serve one run only are shared by its processes
@@ -151,7 +150,9 @@ class Session:
         self.pinned = self.schedule.policy == "pinned" and self.world_size > 1
         self.held = list(self.schedule.tasks_of(self.rank)) if self.pinned else list(self.tasks)
         self.amp = self.agreed(lambda: setup.amp_dtype(cfg))
+        self.initial_weights = ""  # what a checkpoint that the run starts from gave to what
         self.model = self.agreed(self._build_model)
+        self.metrics = TaskMetrics(next(self.model.parameters()).device)
         patterns = self.agreed(lambda: read_patterns(cfg.train.get("trainable") or []))
         if patterns and not arguments.eval_only:  # evaluation is the same with it and without
             logger.info("%s", freeze(self.model, patterns, self.groups.control))
@@ -217,7 +218,7 @@ class Session:
     def _build_model(self) -> MultiTaskModel:
         model = setup.build_model(self.cfg, self.tasks, self.held)
         if not (self.arguments.resume or self.arguments.eval_only):
-            setup.load_initial_weights(self.cfg, model, self.tasks)
+            self.initial_weights = setup.load_initial_weights(self.cfg, model, self.tasks)
         return model
 
     @property

@@ -145,14 +145,19 @@ def check_pixel_format(what: str, found: str | None, cfg: DictConfig) -> None:
         )
 
 
-def load_initial_weights(cfg: DictConfig, model: MultiTaskModel, tasks: Mapping[str, Task]) -> None:
+def load_initial_weights(cfg: DictConfig, model: MultiTaskModel, tasks: Mapping[str, Task]) -> str:
     """Start from ``train.init_checkpoint``, where it is set.
 
     That is plain weights for every unit, or, with ``train.init_route``, units and head of a
     pre-training run.
+
+    Returns:
+        What was loaded, re-initialised and ignored, as a table in text; "" without a checkpoint.
     """
     path, choice = str(cfg.train.init_checkpoint), str(cfg.train.get("init_route") or "")
-    if path and choice:
+    if not path:
+        return ""
+    if choice:
         report: object = load_pretrained_run(
             model,
             path,
@@ -161,12 +166,12 @@ def load_initial_weights(cfg: DictConfig, model: MultiTaskModel, tasks: Mapping[
             predictions=bool(cfg.train.init_predictions),
             classes=class_names(tasks),
         )
-    elif path:
+    else:
         report = load_pretrained(
             model.backbone, path, noise=float(cfg.train.init_noise), seed=int(cfg.train.seed)
         )
-    if path:
-        logger.info("%s", report)
+    logger.info("%s", report)
+    return str(report)
 
 
 def class_names(tasks: Mapping[str, Task]) -> dict[str, dict[str, list[str]]]:
@@ -286,7 +291,10 @@ def build_data(
             factors = equal_shares([len(part) for part in parts], factors)
         streams[name] = Stream(name, len(records), seed, repeat_factors=factors)
         sources[name] = TaskSource(
-            records, mapper, batch_transform=instantiate(task.batch_transform)
+            records,
+            mapper,
+            batch_transform=instantiate(task.batch_transform),
+            sizes={dataset: len(part) for dataset, part in zip(task.train, parts)},
         )
         logger.info(
             "Task %s: %d training samples from %s%s",
@@ -317,15 +325,19 @@ def _training_records(task: Task) -> list[RecordSequence]:
     return parts
 
 
-def check_evaluations(tasks: Mapping[str, Task], best: Iterable[str]) -> None:
+def check_evaluations(tasks: Mapping[str, Task], best: Iterable[str]) -> dict[str, dict[str, int]]:
     """Find out before training what would fail after it: datasets, evaluators, ``train.best``.
+
+    Returns:
+        {task: {evaluation dataset: images}}.
 
     Raises:
         UserError: an unknown or empty dataset, a name in ``best`` without a task that is evaluated.
     """
+    sizes: dict[str, dict[str, int]] = {name: {} for name in tasks}
     for task in tasks.values():
         for evaluation in task.evaluators:
-            load_records([evaluation.dataset])
+            sizes[task.name][evaluation.dataset] = len(load_records([evaluation.dataset]))
             instantiate(evaluation.evaluator)
             instantiate(evaluation.mapper)
             instantiate(evaluation.tta)
@@ -336,6 +348,7 @@ def check_evaluations(tasks: Mapping[str, Task], best: Iterable[str]) -> None:
                 f"train.best names {name!r}; write task/metric with one of the evaluated tasks "
                 f"{', '.join(evaluated)}."
             )
+    return sizes
 
 
 def build_optimizer(cfg: DictConfig, model: MultiTaskModel) -> torch.optim.Optimizer:

@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -88,6 +89,7 @@ class SIMTTrainer(TrainerBase):
         loss_scale: fp16 only.
         ema: averages the parameters, or None.
         metrics: collects losses and times per task.
+        run_dir: the run's output folder on rank 0, None elsewhere; for hooks that write or read.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class SIMTTrainer(TrainerBase):
         loss_scale: LossScale | None = None,
         ema: ParameterEMA | None = None,
         metrics: TaskMetrics | None = None,
+        run_dir: Path | None = None,
     ) -> None:
         super().__init__()
         self.model, self.tasks, self.schedule, self.plan = model, tasks, schedule, plan
@@ -117,8 +120,9 @@ class SIMTTrainer(TrainerBase):
         self.options = options or StepOptions()
         self.loss_scale = loss_scale or LossScale(enabled=self.options.amp is torch.float16)
         self.ema = ema
-        self.metrics = metrics or TaskMetrics()
         self.device = next(model.parameters()).device
+        self.metrics = metrics or TaskMetrics(self.device)
+        self.run_dir = run_dir
         self.task: str = ""
         self.interrupted = False  # this rank was asked to stop
         self.stopping = False  # all ranks agreed to stop
@@ -131,42 +135,48 @@ class SIMTTrainer(TrainerBase):
         """One iteration: every rank its task, one common update."""
         tasks = self.schedule.tasks_at(self.iter)
         ranks_of = {task: self.schedule.ranks_of(self.iter, task) for task in self.tasks}
+        clock = self.metrics.clock
+        clock.start()
         self.task_average.begin(ranks_of)
-        flags, data_time = torch.zeros(2, device=self.device), 0.0
+        flags = torch.zeros(2, device=self.device)
         self._seen.clear()
         for virtual in range(self.options.virtual_ranks):
             self.task = tasks[self.rank + virtual]
             for micro_step in range(self.options.accumulation):
-                waited, batch = self._next_batch()
-                data_time += waited
+                batch = self._next_batch()
+                clock.lap("data")
                 loss = self._forward(batch, virtual, micro_step, flags)
+                clock.lap("forward")
                 if loss.requires_grad:
                     self.task_average.backward(loss, last=self._is_last(virtual, micro_step))
+                clock.lap("backward")
             if self.options.virtual_ranks > 1:
                 self.task_average.next_virtual_rank()
         flags[STOP] = float(self.interrupted)
         result = self.task_average.finish(flags)
         norm = self.task_average.grad_norm(result)
-        if self._accept(result, norm):
+        accepted = self._accept(result, norm)
+        clock.lap("exchange")
+        if accepted:
             self._update(norm)
+        clock.lap("update")
         self.head_buffers.average(ranks_of)
+        clock.lap("exchange")
         self.plan.next()
-        self.metrics.step(data_time)
+        self.metrics.step()
         self.stopping = float(result.flags[STOP]) > 0
 
     def _is_last(self, virtual: int, micro_step: int) -> bool:
         options = self.options
         return virtual == options.virtual_ranks - 1 and micro_step == options.accumulation - 1
 
-    def _next_batch(self) -> tuple[float, Batch]:
-        start = time.perf_counter()
+    def _next_batch(self) -> Batch:
         batch = next(self.batches)
         if self.device.type == "cuda":
             batch = batch.to(self.device)  # page-locked by the loader, so it need not block
-        waited = time.perf_counter() - start
         assert batch.task == self.task, f"loader gave {batch.task}, schedule says {self.task}"
         self._name_replaced(batch)
-        return waited, batch
+        return batch
 
     def _name_replaced(self, batch: Batch) -> None:
         """Say which files could not be read and were resampled, up to a limit per task."""

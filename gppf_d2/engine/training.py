@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.config import instantiate
+from detectron2.engine import HookBase
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 
 from gppf_d2.data.loader import TaskSource, build_train_loader
-from gppf_d2.distributed.consensus import any_rank, compare, tensor_digest
+from gppf_d2.distributed.consensus import any_rank, compare, gather, tensor_digest
 from gppf_d2.distributed.head_buffers import HeadBuffers
 from gppf_d2.distributed.heartbeat import Heartbeat
 from gppf_d2.distributed.sync_bn import attach_statistics_group
@@ -25,6 +26,7 @@ from gppf_d2.engine.checkpoint import Checkpointer
 from gppf_d2.engine.config import config_text
 from gppf_d2.engine.ema import ParameterEMA
 from gppf_d2.engine.errors import UserError
+from gppf_d2.engine.hardware import hardware, machine
 from gppf_d2.engine.metrics import ConsoleWriter
 from gppf_d2.engine.optimizer import LearningRate, LossScale
 from gppf_d2.engine.preflight import probe_tasks
@@ -62,7 +64,7 @@ class Training:
                 timeout=float(train.timeout),
             )
         sources, streams = session.prepare_data()
-        session.agreed(lambda: setup.check_evaluations(session.tasks, list(train.best)))
+        evaluated = session.agreed(lambda: setup.check_evaluations(session.tasks, list(train.best)))
         attach_statistics_group(session.model, session.groups.statistics, deferred=True)
         probe_tasks(
             session.model,
@@ -76,6 +78,33 @@ class Training:
         state = self._build_state(streams)
         start = session.agreed(lambda: self._resume(state)) if session.arguments.resume else 0
         self._compare_restored(start, state)
+        self._describe(sources, evaluated, resumed=start > 0)
+        if start >= int(train.max_iter):
+            logger.info("The run is complete: %d of %d iterations.", start, int(train.max_iter))
+            self._evaluate_what_is_missing()
+            return
+        trainer = self._build_trainer(state, sources)
+        trainer.register_hooks(self._hooks(state))
+        trainer.train(start, int(train.max_iter))
+
+    def _describe(
+        self,
+        sources: Mapping[str, TaskSource],
+        evaluated: Mapping[str, Mapping[str, int]],
+        resumed: bool,
+    ) -> None:
+        """Write down what runs where and on what (rank 0).
+
+        Collective: all ranks must call.
+        """
+        session = self.session
+        sizes = {name: dict(source.sizes) for name, source in sources.items()}
+        seen = gather((machine(setup.device_of(session.cfg)), sizes), session.groups.control)
+        trained = {name: found for _, of_rank in seen for name, found in of_rank.items()}
+        data = {
+            name: {"train": trained.get(name, {}), "evaluation": evaluated[name]}
+            for name in session.tasks
+        }
         session.agreed(
             lambda: (
                 session.rank
@@ -85,16 +114,12 @@ class Training:
                     session.arguments.config_file,
                     session.arguments.command,
                     session.world_size,
+                    hardware=hardware([one for one, _ in seen]),
+                    data=data,
+                    initial_weights=None if resumed else session.initial_weights,
                 )
             )
         )
-        if start >= int(train.max_iter):
-            logger.info("The run is complete: %d of %d iterations.", start, int(train.max_iter))
-            self._evaluate_what_is_missing()
-            return
-        trainer = self._build_trainer(state, sources)
-        trainer.register_hooks(self._hooks(state))
-        trainer.train(start, int(train.max_iter))
 
     def _build_state(self, streams: dict[str, Stream]) -> RunState:
         session = self.session
@@ -130,7 +155,9 @@ class Training:
         found = session.checkpointer().latest(set_aside=session.rank == 0)
         if found is None:
             logger.warning("--resume: no checkpoint in %s, starting at iteration 0", session.folder)
-            setup.load_initial_weights(session.cfg, session.model, session.tasks)
+            session.initial_weights = setup.load_initial_weights(
+                session.cfg, session.model, session.tasks
+            )
             if session.ema is not None:
                 session.ema.reset(session.model)
             return 0
@@ -209,6 +236,7 @@ class Training:
             loss_scale=state.loss_scale,
             ema=state.ema,
             metrics=session.metrics,
+            run_dir=None if session.rank else session.folder,
         )
 
     def _hooks(self, state: RunState) -> list:
@@ -228,9 +256,29 @@ class Training:
             # saved before it is evaluated: a broken evaluation loses nothing
             hooks.CheckpointHook(self._save(state), int(train.checkpoint_period)),
             state.evaluation,
+            *self._extra_hooks(),
             hooks.MetricsHook(int(train.log_period), writers),
             hooks.RoutesHook(session.folder if first else None, int(train.route_period)),
         ]
+
+    def _extra_hooks(self) -> list[HookBase]:
+        """The hooks that the config adds, on every rank; ``train.hooks`` maps names to them.
+
+        Collective: all ranks must call.
+        """
+        extra = self.session.cfg.train.get("hooks") or {}
+
+        def build() -> list[HookBase]:
+            built = {name: instantiate(hook) for name, hook in extra.items() if hook is not None}
+            for name, hook in built.items():
+                if not isinstance(hook, HookBase):
+                    raise UserError(
+                        f"train.hooks.{name} is {hook!r}; give a LazyCall of a class derived from "
+                        "detectron2.engine.HookBase, or None to leave it out."
+                    )
+            return list(built.values())
+
+        return self.session.agreed(build)
 
     def _save(self, state: RunState) -> hooks.Save:
         """The collective that writes checkpoints; an error of rank 0 is everyone's."""
