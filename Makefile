@@ -64,6 +64,7 @@ demo: $(STAMP) ## the main job on a miniature world: train, evaluate, export, re
 	$(PY) -m gppf_d2.tools.export_backbone --checkpoint $(DEMO)/model_final.pth --task scenes \
 	    --format torchvision --output $(DEMO)/backbone_scenes.pth
 	$(PY) -m gppf_d2.tools.contact_sheets $(DEMO) --min-score 0.15 --data-root $(DEMO_DATA)
+	$(PY) -m gppf_d2.tools.cka $(DEMO) --dataset mini_scenes_val --size 128 --data-root $(DEMO_DATA)
 	$(PY) -m gppf_d2.tools.report $(DEMO)
 
 official: $(STAMP) ## the eight pre-training tasks on miniatures of the official datasets
@@ -135,6 +136,7 @@ bench: $(STAMP) ## ratios against peers and baselines, each from one run
 	$(PY) -m gppf_d2.tools.bench_mapper
 	$(PY) -m gppf_d2.tools.bench_evaluation
 	$(PY) -m gppf_d2.tools.bench_pseudo_label
+	$(PY) -m gppf_d2.tools.bench_cka
 
 clean: ## remove caches, keep the environment and what runs wrote
 	rm -rf build .pytest_cache .ruff_cache

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import math
 from pathlib import Path
 
 import pytest
 from detectron2.config import instantiate
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import SGD, AdamW
 
+from gppf_d2.analysis.paper import read_paper
 from gppf_d2.data.batch_transforms import CopyPaste, MixUpCutMix
 from gppf_d2.data.mappers import LargeScaleJitterMapper
 from gppf_d2.engine import setup
-from gppf_d2.engine.config import load_config
+from gppf_d2.engine.config import config_text, load_config
 from gppf_d2.modeling.lego import LegoResNet, LegoSwin
 
 PRETRAIN = Path(__file__).resolve().parent.parent / "configs/pretrain"
@@ -44,6 +47,7 @@ ROWS = {
 }
 
 
+@functools.cache
 def load(name: str) -> DictConfig:
     return load_config(str(PRETRAIN / f"{name}.py"))
 
@@ -178,3 +182,43 @@ def test_single_task_baselines(name: str) -> None:
 def test_the_budgets_of_the_single_runs_add_up_to_the_joint_one() -> None:
     budgets = [load(f"single/r50_{task}").train.max_iter for task in TASKS]
     assert sum(budgets) == pytest.approx(500_000, abs=len(TASKS))
+
+
+@pytest.mark.parametrize("name", [*JOINT, *(f"single/{n}" for n in SINGLE if "r50" in n)])
+def test_the_paper_s_values_are_those_of_the_protocol(name: str) -> None:
+    cfg = load(name)
+    protocol = ast.get_docstring(ast.parse((PRETRAIN / f"{name}.py").read_text()))
+    entries = read_paper(name, OmegaConf.to_container(cfg.paper))
+    found = {(entry.task, entry.metric): entry.tables["Table 1"] for entry in entries}
+    metrics = {
+        "bbox/AP": ("coco", "lvis", "objects365"),
+        "segm/AP": MASKS,
+        "open_images_challenge/AP50": ("open_images",),
+        "sem_seg/mIoU": SEGMENTATION,
+        "classification/top1": ("in21k",),
+    }
+    wanted = {(task, metric) for metric, tasks in metrics.items() for task in tasks}
+    assert set(found) == {(task, metric) for task, metric in wanted if task in cfg.tasks}
+    for rows in found.values():
+        row, *single = rows
+        if "not converge" in row:
+            assert rows[row] is None and "not converge" in protocol
+        else:
+            assert f" {rows[row]}" in protocol
+        assert single == ([] if "single" in name else ["Single, ResNet-50"])
+
+
+def test_the_paper_s_values_are_kept_in_config_yaml() -> None:
+    cfg = load("single/r50_coco")
+    kept = OmegaConf.create(config_text(cfg))
+    assert kept.paper == cfg.paper and kept.paper.tasks.coco["segm/AP"]["Single, ResNet-50"] == 42.0
+
+
+@pytest.mark.parametrize(
+    "name", ["pretrain/gppf_r50", "finetune/uodb/kitti", "must/transfer/cifar100"]
+)
+def test_a_miniature_is_not_put_beside_the_paper(name: str) -> None:
+    quick = load_config(str(PRETRAIN.parent / f"quick/{name}.py"))
+    found = read_paper(name, OmegaConf.to_container(quick).get("paper"))
+    assert not any(entry.tables for entry in found)
+    assert load_config(str(PRETRAIN.parent / f"{name}.py")).paper

@@ -120,6 +120,11 @@ train = dict(
     # gradient buckets: size in MB, and bf16 on the wire ("" sends as is)
     bucket_mb=25,
     grad_compression="",
+    # further hooks of Detectron2's kind by name, on every rank; None leaves one out. This one draws
+    # routes and curves for TensorBoard (period 0: after the last iteration only)
+    hooks=dict(
+        pictures=L("gppf_d2.analysis.TrainingPictures")(period="${train.checkpoint_period}"),
+    ),
     # iterations between bitwise comparisons of the replicas; 0 never compares
     replica_check_period=0,
     # compare every collective over the ranks at the end of each step (slow; to find a hang)

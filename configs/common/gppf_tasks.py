@@ -23,6 +23,31 @@ from .evaluations import boxes, lvis, miou, open_images, top1
 from .heads import STAGES, baseline_rcnn, classification, upernet
 from .recipes import cropped_segmentation, large_scale_jitter, mixed_classification
 
+# Table 1, a column for each metric of a task: AP, AP50, mIoU and top-1 in percent
+COLUMNS = (
+    ("coco", "bbox/AP"),
+    ("coco", "segm/AP"),
+    ("lvis", "bbox/AP"),
+    ("lvis", "segm/AP"),
+    ("objects365", "bbox/AP"),
+    ("open_images", "open_images_challenge/AP50"),
+    ("ade20k", "sem_seg/mIoU"),
+    ("voc", "sem_seg/mIoU"),
+    ("coco_stuff", "sem_seg/mIoU"),
+    ("in21k", "classification/top1"),
+)
+SINGLE = "Single, ResNet-50"
+UNKNOWN = (None,) * len(COLUMNS)
+TABLE_1 = {
+    SINGLE: (46.8, 42.0, 28.2, 26.6, 24.0, 52.4, 42.1, 76.4, 40.4, 35.8),
+    "GPPF-R50 without SIMT and SyncBN: not converge": UNKNOWN,
+    "GPPF-R50 without SyncBN: not converge": UNKNOWN,
+    "GPPF-R50 static": (48.8, 43.8, 32.2, 31.2, 25.5, 57.6, 47.2, 81.9, 44.5, 40.2),
+    "GPPF-R50, N = 2": (49.7, 44.5, 34.0, 32.1, 26.6, 57.7, 45.3, 82.2, 44.0, 40.6),
+    "GPPF-R50, N = 3": (49.1, 44.0, 33.3, 31.4, 25.7, 57.1, 46.0, 80.8, 43.8, 40.6),
+    "GPPF-SwinT, N = 2": (52.1, 45.3, 33.3, 30.5, 31.6, 55.9, 45.8, 79.7, 44.8, 40.7),
+}
+
 WIDTHS = (256, 512, 1024, 2048)  # channels of ResNet-50's stages
 SIZE = 1024
 
@@ -95,6 +120,17 @@ def gppf_tasks(stages=STAGES, widths=WIDTHS, cascade=False):
         ),
         voc=_segmentation("voc_2012_aug_sem_seg_train", "voc_2012_sem_seg_val", 21, 1.0, **pixels),
     )
+
+
+def table_1(row, *tasks):
+    """What Table 1 has of ``tasks`` (of all where none is named): this row, and "Single"."""
+    found = {}
+    for column, (task, metric) in enumerate(COLUMNS):
+        if not tasks or task in tasks:
+            found.setdefault(task, {})[metric] = {
+                name: TABLE_1[name][column] for name in (row, SINGLE)
+            }
+    return dict(table="Table 1", tasks=found)
 
 
 tasks = gppf_tasks()

@@ -8,7 +8,7 @@ many labels or of one: what an augmentation cuts out, or else the shorter side t
 
 from detectron2.layers import ShapeSpec
 
-from .toy import CHANNELS, SIZE, shrink
+from .toy import CHANNELS, SIZE, keep_metric, shrink
 
 CUT = ("crop_size", "size")
 SHORT = ("short_edge_length", "target_height")
@@ -29,9 +29,10 @@ def shrink_must(backbone, tasks, train):
     train.accumulation = 1
 
 
-def shrink_must_transfer(backbone, tasks, train, sweep):
+def shrink_must_transfer(backbone, tasks, train, sweep, paper):
     """Shrink a transfer config, in place; it starts from the twin of a student."""
     shrink_must(backbone, tasks, train)
+    keep_metric(paper)
     train.init_checkpoint = "output/quick/must/imagenet/model_final.pth"
     train.max_iter = 4
     train.checkpoint_period = 0

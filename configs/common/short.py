@@ -19,3 +19,4 @@ train.clip_norm = 5.0
 train.num_workers = 0
 train.log_period = 20
 train.route_period = 20
+train.hooks = {}

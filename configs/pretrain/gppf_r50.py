@@ -10,5 +10,7 @@ Hardware: 7 x 8 GPUs of 32 GB (paper: V100, about two weeks). Not yet run in ful
 """
 
 from ..common.gppf import backbone, gates, input, lr_multiplier, optimizer, schedule, tasks, train
+from ..common.gppf_tasks import table_1
 
 train.output_dir = "output/gppf_r50"
+paper = table_1("GPPF-R50, N = 2")

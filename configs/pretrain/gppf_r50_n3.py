@@ -7,7 +7,9 @@ GPPF, Table 1 (box and mask AP, AP, AP50, mIoU, top-1):
 Everything else as in gppf_r50.py, and so are hardware and command.
 """
 
+from ..common.gppf_tasks import table_1
 from .gppf_r50 import backbone, gates, input, lr_multiplier, optimizer, schedule, tasks, train
 
 backbone.num_units = 3
 train.output_dir = "output/gppf_r50_n3"
+paper = table_1("GPPF-R50, N = 3")

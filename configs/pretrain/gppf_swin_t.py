@@ -20,5 +20,7 @@ from ..common.gppf_swin import (
     tasks,
     train,
 )
+from ..common.gppf_tasks import table_1
 
 train.output_dir = "output/gppf_swin_t"
+paper = table_1("GPPF-SwinT, N = 2")

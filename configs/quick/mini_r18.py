@@ -7,10 +7,13 @@ Hardware: 2 CPU cores. Time: about 5 minutes. Expected: see README, "What the de
         --data-root output/data
 """
 
+from detectron2.config import LazyCall as L
+
 from ..common.mini_tasks import tasks
 from ..common.short import backbone, gates, input, lr_multiplier, optimizer, schedule, train
 
 train.output_dir = "output/mini_r18"
 train.max_iter = 260
+train.hooks = dict(pictures=L("gppf_d2.analysis.TrainingPictures")(period=130))
 train.eval_batch_size = 8
 train.checkpoint_period = 130

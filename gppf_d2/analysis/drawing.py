@@ -1,7 +1,7 @@
 """Draw what a head says about an image, and the truth in the same way.
 
-Detectron2's Visualizer draws boxes, masks, keypoints and semantic maps; classes become bars, depth
-a perceptual colour map with a colour bar, normals colours beside a ball of all directions. Colours
+Detectron2's Visualizer draws boxes, masks and keypoints, names are placed so that none covers
+another; classes become bars, depth a perceptual colour map, normals colours of directions. Colours
 belong to classes, not to instances, so that prediction and truth can be compared; small images are
 enlarged first, so that labels do not cover them. Several kinds become a picture each, with titles.
 
@@ -14,9 +14,8 @@ nearer} | {"normals": [3, H, W], 0 = unknown}. Of two label heads of one kind th
 
 from __future__ import annotations
 
-import colorsys
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import cv2
@@ -25,8 +24,9 @@ from detectron2.data import Metadata
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import GenericMask, Visualizer
 
-from gppf_d2.analysis.figures import LIGHT, new_figure, style_axes, to_array
-from gppf_d2.analysis.pictures import fit, panels
+from gppf_d2.analysis.class_bars import draw_classes, draw_label
+from gppf_d2.analysis.class_names import class_colors, class_name
+from gppf_d2.analysis.pictures import Drawn, fit, panels, with_key
 from gppf_d2.analysis.pixel_maps import (
     as_array,
     draw_depth,
@@ -34,8 +34,16 @@ from gppf_d2.analysis.pixel_maps import (
     draw_normals,
     hatched,
 )
+from gppf_d2.analysis.placement import (
+    Label,
+    Place,
+    box_places,
+    middles,
+    spot_places,
+    write_labels,
+)
 
-MOST_REGIONS = 25  # the best-scored regions that are drawn
+MOST_REGIONS = 100  # the best-scored regions that are drawn; COCO counts as many an image
 # kind of output -> title of its picture, in the order in which several are shown
 KINDS = {
     "instances": "instances",
@@ -47,8 +55,6 @@ KINDS = {
     "normals": "normals",
 }
 OVER_THE_IMAGE = {"instances", "sem_seg"}  # the others do not show the image itself
-# where the names of a kind's classes are looked for first
-NAMES = {"instances": "thing_classes", "sem_seg": "stuff_classes"}
 
 
 def draw(
@@ -57,7 +63,8 @@ def draw(
     metadata: Metadata | None = None,
     **options: Any,
 ) -> np.ndarray:
-    """One picture of an output; several kinds are put side by side, each under its title.
+    """One picture of an output; several kinds are put side by side, each under its title. Keys to
+    colours stand below a single picture, or beside the titles.
 
     Args:
         image: as of ``draw_kinds``, like the other arguments.
@@ -68,10 +75,14 @@ def draw(
     Raises:
         ValueError: the output holds nothing that can be drawn.
     """
-    drawn = draw_kinds(image, output, metadata, **options)
+    return joined(draw_kinds(image, output, metadata, **options))
+
+
+def joined(drawn: Mapping[str, Drawn]) -> np.ndarray:
+    """Pictures of ``draw_kinds`` as one, RGB uint8 [H', W', 3]."""
     if len(drawn) == 1:
-        return next(iter(drawn.values()))
-    return panels({title_of(key): picture for key, picture in drawn.items()})
+        return with_key(next(iter(drawn.values())))
+    return panels({title_of(key): one for key, one in drawn.items()})
 
 
 def draw_kinds(
@@ -82,7 +93,7 @@ def draw_kinds(
     limits: tuple[float, float] | None = None,
     true_label: int | None = None,
     min_score: float = 0.3,
-) -> dict[str, np.ndarray]:
+) -> dict[str, Drawn]:
     """Draw every kind of an output.
 
     Args:
@@ -94,8 +105,8 @@ def draw_kinds(
         min_score: regions below it are left out.
 
     Returns:
-        Key of the output -> RGB uint8 [H', W', 3], enlarged or reduced to a size that labels can be
-        read in, in the order of ``KINDS``.
+        Key of the output -> picture RGB uint8 [H', W', 3], enlarged or reduced to a size that
+        labels can be read in, with the key to its colours and a note, in the order of ``KINDS``.
 
     Raises:
         ValueError: the output holds nothing that can be drawn.
@@ -106,8 +117,10 @@ def draw_kinds(
     how = {
         "instances": lambda key: _draw_instances(image, output[key], names_of(key), min_score),
         "sem_seg": lambda key: _draw_sem_seg(image, labels_of(output[key]), names_of(key)),
-        "classes": lambda key: _draw_classes(size, output[key], names_of(key), true_label),
-        "label": lambda key: _draw_label(size, int(output[key]), names_of(key)),
+        "classes": lambda key: Drawn(
+            draw_classes(size, as_array(output[key]), names_of(key), true_label)
+        ),
+        "label": lambda key: Drawn(draw_label(size, int(output[key]), names_of(key))),
         "depth": lambda key: draw_depth(size, as_array(output[key]), limits),
         "inverse_depth": lambda key: draw_inverse_depth(size, as_array(output[key])),
         "normals": lambda key: draw_normals(size, as_array(output[key])),
@@ -139,66 +152,72 @@ def metadata_of(metadata: Metadata, key: str) -> Metadata:
     return metadata.get(key, metadata) if label else metadata
 
 
-def class_name(metadata: Metadata, index: int, kind: str = "") -> str:
-    """The name of a class, or "class 7" where the metadata has none; ``kind`` of the output tells
-    which list of several is meant."""
-    first = NAMES.get(kind, "classes")
-    for key in sorted(("classes", "thing_classes", "stuff_classes"), key=lambda key: key != first):
-        names = metadata.get(key) or ()
-        if 0 <= index < len(names):
-            return str(names[index])
-    return f"class {index}"
-
-
-def class_colors(count: int, given: Sequence[Sequence[int]] | None = None) -> list[tuple]:
-    """RGB colours in [0, 1] for ``count`` classes: the given ones (0 to 255), or well-spread ones.
-
-    Hues advance by the golden ratio and lightness takes three steps, so that neighbours differ in
-    both.
-    """
-    if given and len(given) >= count:
-        return [tuple(channel / 255 for channel in color) for color in given[:count]]
-    return [
-        colorsys.hls_to_rgb((0.58 + index * 0.618034) % 1, (0.52, 0.66, 0.38)[index % 3], 0.72)
-        for index in range(count)
-    ]
-
-
 def labels_of(sem_seg: Any) -> np.ndarray:
     """Class of every pixel, [H, W], from scores [K, H, W] or from labels."""
     array = as_array(sem_seg)
     return array.argmax(0) if array.ndim == 3 else array
 
 
+def strongest(instances: Instances, min_score: float) -> Instances:
+    """The regions that are drawn, on the CPU: the ``MOST_REGIONS`` best of at least ``min_score``,
+    the best first; all where they have no scores."""
+    instances = instances.to("cpu")
+    if not instances.has("scores"):
+        return instances
+    order = instances.scores.argsort(descending=True)
+    return instances[order[instances.scores[order] >= min_score][:MOST_REGIONS]]
+
+
+def scaled_boxes(instances: Instances, size: tuple[int, int]) -> np.ndarray:
+    """Boxes x0, y0, x1, y1 [R, 4] in a picture of another size (height, width)."""
+    ratio = np.asarray(size) / np.asarray(instances.image_size)
+    return instances.pred_boxes.tensor.numpy() * np.tile(ratio[::-1], 2)
+
+
+def names_of_regions(instances: Instances, metadata: Metadata) -> list[str]:
+    """What is written at every region: its class, where there are several, and its score, where it
+    has one."""
+    several = len(metadata.get("thing_classes") or ()) != 1
+    classes = instances.pred_classes.tolist()
+    names = [class_name(metadata, index, "instances") if several else "" for index in classes]
+    if not instances.has("scores"):
+        return names
+    scores = instances.scores.tolist()
+    return [f"{name} {score:.0%}".strip() for name, score in zip(names, scores)]
+
+
 def _draw_instances(
     image: np.ndarray, instances: Instances, metadata: Metadata, min_score: float
-) -> np.ndarray:
-    instances = instances.to("cpu")
-    if instances.has("scores"):
-        order = instances.scores.argsort(descending=True)
-        order = order[instances.scores[order] >= min_score][:MOST_REGIONS]
-        instances = instances[order]
-    if not len(instances):
-        return _write_note(
-            image, "nothing found" if instances.has("scores") else "nothing annotated"
-        )
-    ratio = np.asarray(image.shape[:2]) / np.asarray(instances.image_size)
-    classes = instances.pred_classes.tolist()
-    names = [class_name(metadata, index, "instances") for index in classes]
-    if instances.has("scores"):
-        names = [f"{name} {score:.0%}" for name, score in zip(names, instances.scores.tolist())]
+) -> Drawn:
+    shown = strongest(instances, min_score)
+    if not len(shown):
+        return _without_regions(image, instances, min_score)
+    size = image.shape[:2]
+    classes = shown.pred_classes.tolist()
     palette = class_colors(max(classes) + 1, metadata.get("thing_colors"))
-    boxes = instances.pred_boxes.tensor.numpy() * np.tile(ratio[::-1], 2)
-    visualizer = Visualizer(image, metadata, font_size_scale=1.5)
+    boxes = scaled_boxes(shown, size)
+    visualizer = Visualizer(image, metadata, font_size_scale=1.5)  # thicker lines
     visualizer.overlay_instances(
         boxes=boxes,
-        labels=names,
-        masks=_masks(instances, image.shape[:2]),
-        keypoints=_keypoints(instances, ratio),
+        masks=_masks(shown, size),
+        keypoints=_keypoints(shown, size),
         assigned_colors=[palette[index] for index in classes],
         alpha=0.45,
     )
-    return visualizer.output.get_image()
+    named = zip(names_of_regions(shown, metadata), classes, boxes)
+    labels = [Label(name, palette[index], box_places(box)) for name, index, box in named]
+    return Drawn(write_labels(visualizer.output.get_image(), labels, middles(boxes)))
+
+
+def _without_regions(image: np.ndarray, instances: Instances, min_score: float) -> Drawn:
+    predicted = instances.has("scores")
+    note = ""
+    if predicted and len(instances):
+        best = float(instances.scores.max())
+        note = f"No score reaches {min_score:.0%}; the highest is {best:.1%}."
+    middle = [Place(image.shape[1] / 2, 6, 0.5, 0)]
+    words = "nothing found" if predicted else "nothing annotated"
+    return Drawn(write_labels(image, [Label(words, "black", middle)]), note=note)
 
 
 def _masks(instances: Instances, size: tuple[int, int]) -> list[GenericMask] | None:
@@ -212,21 +231,14 @@ def _masks(instances: Instances, size: tuple[int, int]) -> list[GenericMask] | N
     return masks
 
 
-def _keypoints(instances: Instances, ratio: np.ndarray) -> np.ndarray | None:
+def _keypoints(instances: Instances, size: tuple[int, int]) -> np.ndarray | None:
     if not instances.has("pred_keypoints"):
         return None
-    return as_array(instances.pred_keypoints)[..., :3] * np.array([ratio[1], ratio[0], 1.0])
+    down, across = np.asarray(size) / np.asarray(instances.image_size)
+    return as_array(instances.pred_keypoints)[..., :3] * np.array([across, down, 1.0])
 
 
-def _write_note(image: np.ndarray, text: str) -> np.ndarray:
-    visualizer = Visualizer(image)
-    visualizer.draw_text(
-        text, (image.shape[1] / 2, 6), font_size=11, color="w", horizontal_alignment="center"
-    )
-    return visualizer.output.get_image()
-
-
-def _draw_sem_seg(image: np.ndarray, labels: np.ndarray, metadata: Metadata) -> np.ndarray:
+def _draw_sem_seg(image: np.ndarray, labels: np.ndarray, metadata: Metadata) -> Drawn:
     height, width = image.shape[:2]
     labels = cv2.resize(labels.astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST)
     ignore = metadata.get("ignore_label", 255)
@@ -237,62 +249,31 @@ def _draw_sem_seg(image: np.ndarray, labels: np.ndarray, metadata: Metadata) -> 
     for label in present:
         mask = labels == label
         blended[mask] = 0.35 * blended[mask] + 0.65 * 255 * np.asarray(palette[label])
+    names = [
+        (labels == label, class_name(metadata, label, "sem_seg"), palette[label])
+        for label in present
+    ]
     drawn = hatched(blended.astype(np.uint8), labels == ignore)
-    visualizer = Visualizer(drawn, metadata)
-    for label in present:
-        _name_largest_patch(visualizer, labels == label, class_name(metadata, label, "sem_seg"))
-    return visualizer.output.get_image()
+    return Drawn(write_labels(drawn, patch_labels(names)))
 
 
-def _name_largest_patch(visualizer: Visualizer, mask: np.ndarray, name: str) -> None:
-    """Write a class's name where its largest connected patch is widest, if it has room there."""
-    _, patches, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    largest = 1 + int(statistics[1:, cv2.CC_STAT_AREA].argmax())
-    if statistics[largest, cv2.CC_STAT_AREA] < 0.006 * mask.size:
-        return
-    inside = np.pad((patches == largest).astype(np.uint8), 1)
-    distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
-    y, x = np.unravel_index(distance.argmax(), distance.shape)
-    size = float(np.clip(np.sqrt(mask.size) / 30, 9, 15))
-    visualizer.draw_text(name, (x, y - size * 0.7), font_size=size, color="w")
+def patch_labels(
+    named: Iterable[tuple[np.ndarray, str, tuple]], least: float = 0.006
+) -> list[Label]:
+    """Labels for the largest connected patch of every mask, the largest patch first.
 
-
-def _draw_classes(
-    size: tuple[int, int], scores: Any, metadata: Metadata, true_label: int | None
-) -> np.ndarray:
-    scores = as_array(scores)
-    best = np.argsort(-scores, kind="stable")[:5]
-    height, width = _panel_inches(size)
-    figure = new_figure(width, height, LIGHT)
-    axes = figure.add_subplot()
-    style_axes(axes, LIGHT)
-    right, other = LIGHT.palette[2], LIGHT.palette[0]
-    for row, index in enumerate(best):
-        axes.barh(row, scores[index], height=0.42, color=right if index == true_label else other)
-        mark = " ✓" if index == true_label else ""
-        axes.text(
-            0, row - 0.32, f"{class_name(metadata, int(index))}{mark}", va="bottom", fontsize=9,
-            color=LIGHT.ink,
-        )  # fmt: skip
-        axes.text(
-            1, row - 0.32, f"{scores[index]:.1%}", va="bottom", ha="right", fontsize=9,
-            color=LIGHT.muted,
-        )  # fmt: skip
-    axes.set(xlim=(0, 1), ylim=(4.5, -0.9), xticks=[], yticks=[])
-    axes.grid(False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    return to_array(figure, dpi=100)
-
-
-def _draw_label(size: tuple[int, int], label: int, metadata: Metadata) -> np.ndarray:
-    height, width = _panel_inches(size)
-    figure = new_figure(width, height, LIGHT)
-    name = class_name(metadata, label)
-    points = min(20.0, 72 * width / (0.72 * max(len(name), 1)))
-    figure.text(0.5, 0.5, name, ha="center", va="center", fontsize=points, color=LIGHT.ink)
-    return to_array(figure, dpi=100)
-
-
-def _panel_inches(size: tuple[int, int]) -> tuple[float, float]:
-    return max(size[0] / 100, 2.2), max(size[1] / 100, 2.2)
+    Args:
+        named: (mask [H, W], name, colour) each.
+        least: share of the picture below which a patch has no room for a name.
+    """
+    found: list[tuple[float, Label]] = []
+    for mask, name, color in named:
+        _, patches, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+        areas = statistics[1:, cv2.CC_STAT_AREA]
+        if not areas.size or areas.max() < least * mask.size:
+            continue
+        inside = np.pad((patches == 1 + areas.argmax()).astype(np.uint8), 1)
+        distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
+        y, x = np.unravel_index(distance.argmax(), distance.shape)
+        found.append((float(areas.max()), Label(name, color, spot_places(x, y))))
+    return [label for _, label in sorted(found, key=lambda one: -one[0])]

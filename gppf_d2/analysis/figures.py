@@ -116,9 +116,10 @@ def readable_on(color: tuple | str) -> str:
 
 
 def png_bytes(figure: Figure, dpi: int = 160) -> bytes:
-    """The figure as a PNG file in memory."""
+    """The figure as a PNG file in memory; its label is the file's "Description"."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor=figure.get_facecolor())
+    words = {"Description": figure.get_label()} if figure.get_label() else None
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor=figure.get_facecolor(), metadata=words)
     return buffer.getvalue()
 
 

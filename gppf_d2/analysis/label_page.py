@@ -18,7 +18,8 @@ import numpy as np
 from detectron2.data import Metadata
 
 from gppf_d2.analysis import page
-from gppf_d2.analysis.drawing import class_colors, class_name, draw
+from gppf_d2.analysis.class_names import class_colors, class_name
+from gppf_d2.analysis.drawing import draw
 from gppf_d2.analysis.figures import write_file
 from gppf_d2.analysis.label_summary import summary_sections
 from gppf_d2.analysis.pictures import fit

@@ -57,7 +57,7 @@ def _labels(manifest: Manifest, labels: Mapping[str, StoredLabel]) -> str:
         for name, label in labels.items()
     ]
     table = page.table(head, rows, css="words")
-    frame = f'<div class="card scroll" tabindex="0">{table}</div>'
+    frame = page.scroll(table, "Labels")
     lead = f"Hash of all images: <code>{page.escape(manifest.image_hash)}</code>"
     return page.section("labels", "Labels", frame, lead=lead)
 
@@ -98,18 +98,9 @@ def _teachers(manifest: Manifest, labels: Mapping[str, StoredLabel]) -> str:
         entries += [
             (key.replace("_", " "), _text(value)) for key, value in facts.items() if key != "labels"
         ]
-        items = "".join(
-            f"<div{_long(value)}><dt>{page.escape(key)}</dt><dd>{page.escape(value)}</dd></div>"
-            for key, value in entries
-        )
-        cards.append(
-            f'<div class="card"><h3>{page.escape(name)}</h3><dl class="facts">{items}</dl></div>'
-        )
+        listed = page.facts(entries, longest=24)
+        cards.append(f'<div class="card"><h3>{page.escape(name)}</h3>{listed}</div>')
     return page.section("teachers", "Teachers", f'<div class="grid">{"".join(cards)}</div>')
-
-
-def _long(value: str) -> str:
-    return ' class="long"' if len(value) > 24 else ""
 
 
 def _text(value: Any) -> str:
@@ -186,6 +177,6 @@ def _corrupt(manifest: Manifest) -> str:
     return page.section(
         "unreadable",
         "Images without labels",
-        f'<div class="card scroll" tabindex="0">{table}</div>',
+        page.scroll(table, "Images without labels"),
         lead="They are left out in training.",
     )

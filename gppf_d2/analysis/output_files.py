@@ -17,7 +17,8 @@ import torch
 from detectron2.data import Metadata
 from detectron2.structures import Instances
 
-from gppf_d2.analysis.drawing import class_name, labels_of, metadata_of, split_key
+from gppf_d2.analysis.class_names import class_name
+from gppf_d2.analysis.drawing import labels_of, metadata_of, split_key
 from gppf_d2.analysis.pixel_maps import as_array, normal_colors
 
 

@@ -1,24 +1,37 @@
-"""Pictures as arrays: sizes in which labels can be read, rows, and grids with a title over each.
+"""Pictures as arrays: sizes in which labels can be read, and grids with a title over each.
 
-A picture is RGB uint8 [H, W, 3].
+A picture is RGB uint8 [H, W, 3]. What its colours mean stands in a strip above or below it
+(``keys``), never on it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import cv2
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
-from gppf_d2.analysis.figures import LIGHT
+from gppf_d2.analysis.keys import Item, line_height, strip
 
 SHORT_SIDE, LONG_SIDE = 300, 560  # pixels of a drawing: at least, at most
 WIDE, WIDE_SIDE = 0.45, 1120  # height over width of pictures that are put below one another
 ACROSS = 3  # titled pictures in a row
-TITLE = 26  # pixels of the strip over a picture
+LETTERS = 14  # pixels of the letters of titles
+TITLE = line_height(LETTERS)  # pixels of a title of one line
+
+
+class Drawn(NamedTuple):
+    """A picture, the key to its colours where they need one, and what it cannot show itself."""
+
+    picture: np.ndarray
+    key: Item | None = None
+    note: str = ""
+
+    @property
+    def items(self) -> list[Item]:
+        """Key and note, what there is of them."""
+        return [item for item in (self.key, self.note or None) if item is not None]
 
 
 def fit(image: np.ndarray) -> np.ndarray:
@@ -40,46 +53,45 @@ def is_wide(image: np.ndarray) -> bool:
     return image.shape[0] < WIDE * image.shape[1]
 
 
-def beside(*pictures: np.ndarray, gap: int = 12) -> np.ndarray:
-    """Pictures in one row on white, brought to the height of the first; wide ones in one column, as
-    in the paper's figure 12, brought to its width."""
-    if is_wide(pictures[0]):
-        turned = [np.swapaxes(picture, 0, 1) for picture in pictures]
-        return np.ascontiguousarray(np.swapaxes(_in_a_row(turned, gap), 0, 1))
-    return _in_a_row(pictures, gap)
+def with_key(drawn: Drawn) -> np.ndarray:
+    """A picture that stands alone: key and note are below it."""
+    return np.concatenate([drawn.picture, strip(drawn.picture.shape[1], drawn.items, LETTERS)])
 
 
-def _in_a_row(pictures: Sequence[np.ndarray], gap: int) -> np.ndarray:
-    height = pictures[0].shape[0]
-    parts: list[np.ndarray] = []
-    for picture in pictures:
-        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-        if picture.shape[0] != height:
-            picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-        parts += [np.full((height, gap, 3), 255, np.uint8)] * bool(parts) + [picture]
-    return np.concatenate(parts, axis=1)
-
-
-def panels(pictures: Mapping[str, np.ndarray], gap: int = 12) -> np.ndarray:
-    """Pictures on white, each under its title: up to ``ACROSS`` in a row, wide ones in one column.
+def panels(pictures: Mapping[str, Drawn], gap: int = 12) -> np.ndarray:
+    """Pictures on white, each under its title, key and note: up to ``ACROSS`` in a row, wide ones
+    in one column.
 
     Args:
         pictures: title -> picture, the first decides on the height of all (wide ones: the width).
         gap: pixels between two pictures.
     """
-    first = next(iter(pictures.values()))
-    titled = [_under_title(_like(picture, first), title) for title, picture in pictures.items()]
+    first = next(iter(pictures.values())).picture
     across = 1 if is_wide(first) else 2 if len(pictures) == 4 else ACROSS
-    rows = [_in_a_row(titled[at : at + across], gap) for at in range(0, len(titled), across)]
+    titled = list(pictures.items())
+    rows = [
+        _titled_row(titled[at : at + across], first, gap) for at in range(0, len(titled), across)
+    ]
     width = max(row.shape[1] for row in rows)
-    rows = [_widen(row, width) for row in rows]
-    height = sum(row.shape[0] for row in rows) + gap * (len(rows) - 1)
-    sheet = np.full((height, width, 3), 255, np.uint8)
-    top = 0
-    for row in rows:
-        sheet[top : top + row.shape[0]] = row
-        top += row.shape[0] + gap
-    return sheet
+    between = np.full((gap, width, 3), 255, np.uint8)
+    parts = [part for row in rows for part in (between, _padded(row, len(row), width))]
+    return np.concatenate(parts[1:])
+
+
+def _titled_row(titled: Sequence[tuple[str, Drawn]], first: np.ndarray, gap: int) -> np.ndarray:
+    """Pictures like the first in a row, each under its title, key and note."""
+    pictures = [_like(drawn.picture, first) for _, drawn in titled]
+    strips = [
+        strip(picture.shape[1], [title, *drawn.items], LETTERS)
+        for picture, (title, drawn) in zip(pictures, titled)
+    ]
+    highest = max(len(one) for one in strips)
+    between = np.full((highest + len(pictures[0]), gap, 3), 255, np.uint8)
+    parts = []
+    for above, picture in zip(strips, pictures):
+        whole = np.concatenate([_padded(above, highest, above.shape[1]), picture])
+        parts += [between, whole]
+    return np.concatenate(parts[1:], axis=1)
 
 
 def _like(picture: np.ndarray, first: np.ndarray) -> np.ndarray:
@@ -92,13 +104,7 @@ def _like(picture: np.ndarray, first: np.ndarray) -> np.ndarray:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
-def _widen(picture: np.ndarray, width: int) -> np.ndarray:
-    return np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255)
-
-
-def _under_title(picture: np.ndarray, title: str) -> np.ndarray:
-    strip = Image.new("RGB", (picture.shape[1], TITLE), "white")
-    path = os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    font = ImageFont.truetype(path, 14)
-    ImageDraw.Draw(strip).text((2, TITLE - 7), title, font=font, fill=LIGHT.ink, anchor="ls")
-    return np.concatenate([np.asarray(strip), picture])
+def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A picture with white below and to the right."""
+    more = ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0))
+    return np.pad(picture, more, constant_values=255)

@@ -1,6 +1,7 @@
 """Pixel maps as pictures: metres in a perceptual colour map, normals as colours of directions.
 
-H, W size of a map. What is not known is grey; of labels, what is ignored is hatched.
+H, W size of a map. What is not known is grey; of labels, what is ignored is hatched. A map covers
+its picture wholly; the key to its colours is handed over beside it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
-from gppf_d2.analysis.figures import LIGHT, to_array
+from gppf_d2.analysis.keys import UNKNOWN, Scale
+from gppf_d2.analysis.pictures import Drawn
 
 DEPTH_COLORS = "magma_r"  # perceptually uniform, near is bright
 INVERSE_DEPTH_COLORS = "magma"  # the same: large is near
-UNKNOWN = (185, 190, 199)
+BALL = 44  # pixels of the ball of all directions
 
 
 def as_array(value: Any) -> np.ndarray:
@@ -43,26 +44,24 @@ def depth_limits(outputs: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
 
 def draw_depth(
     size: tuple[int, int], depth: np.ndarray, limits: tuple[float, float] | None
-) -> np.ndarray:
-    """Metres as colours with a colour bar.
+) -> Drawn:
+    """Metres as colours.
 
     Args:
         size: height and width of the picture.
         depth: [H, W] in metres; 0 and what is not finite is unknown.
-        limits: metres of the bar's ends; None takes the map's own.
+        limits: metres of the scale's ends; None takes the map's own.
 
     Returns:
-        RGB uint8 [height, width, 3].
+        RGB uint8 [height, width, 3] with its scale.
     """
     low, high = limits or depth_limits([{"depth": depth}])
-    depth = np.where((depth > 0) & np.isfinite(depth), depth, 0.0).astype(np.float32)
-    depth = widened(depth)
-    ends = (f"{low:.3g} m", f"{high:.3g} m")
-    return _draw_map(size, depth, depth > 0, (low, high), ends, DEPTH_COLORS)
+    scale = Scale(low, high, (f"{low:.3g} m", f"{high:.3g} m"), DEPTH_COLORS)
+    return Drawn(draw_map(size, depth, (depth > 0) & np.isfinite(depth), scale), scale)
 
 
-def draw_inverse_depth(size: tuple[int, int], values: np.ndarray) -> np.ndarray:
-    """Relative inverse depth as colours with a colour bar from far to near.
+def draw_inverse_depth(size: tuple[int, int], values: np.ndarray) -> Drawn:
+    """Relative inverse depth as colours from far to near.
 
     Args:
         size: height and width of the picture.
@@ -70,62 +69,56 @@ def draw_inverse_depth(size: tuple[int, int], values: np.ndarray) -> np.ndarray:
             unknown.
 
     Returns:
-        RGB uint8 [height, width, 3].
+        RGB uint8 [height, width, 3] with its scale.
     """
     known = np.isfinite(values)
-    values = np.where(known, values, 0.0).astype(np.float32)
     low, high = np.percentile(values[known], (2, 98)) if known.any() else (0.0, 1.0)
-    limits = (float(low), float(high) if high > low else float(low) + 1.0)
-    return _draw_map(size, values, known, limits, ("far", "near"), INVERSE_DEPTH_COLORS)
+    high = high if high > low else low + 1.0
+    scale = Scale(float(low), float(high), ("far", "near"), INVERSE_DEPTH_COLORS)
+    return Drawn(draw_map(size, values, known, scale), scale)
 
 
-def _draw_map(
-    size: tuple[int, int],
-    values: np.ndarray,
-    known: np.ndarray,
-    limits: tuple[float, float],
-    ends: tuple[str, str],
-    colors: str,
+def draw_map(
+    size: tuple[int, int], values: np.ndarray, known: np.ndarray, scale: Scale
 ) -> np.ndarray:
-    """A map [H, W] as colours, with a colour bar whose ends have words."""
-    height, width = size
-    values, shown = (
-        cv2.resize(part, (width, height), interpolation=cv2.INTER_NEAREST)
+    """A map as colours.
+
+    Args:
+        size: height and width of the picture.
+        values: [H, W]; single points of large maps are widened.
+        known: where they are to be seen, bool [H, W].
+        scale: their colours.
+
+    Returns:
+        RGB uint8 [height, width, 3].
+    """
+    values, known = widened(np.where(known, values, 0).astype(np.float32), known)
+    values, known = (
+        cv2.resize(part, size[::-1], interpolation=cv2.INTER_NEAREST)
         for part in (values, known.astype(np.uint8))
     )
-    figure = Figure(figsize=(width / 100, height / 100))
-    axes = figure.add_axes((0, 0, 1, 1), facecolor=[channel / 255 for channel in UNKNOWN])
-    low, high = limits
-    masked = np.ma.masked_where(shown == 0, values)
-    picture = axes.imshow(masked, cmap=colors, vmin=low, vmax=high, interpolation="nearest")
-    axes.set(xticks=[], yticks=[], aspect="auto")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    plate = figure.add_axes((0, 1 - 46 / height, 176 / width, 46 / height), facecolor="white")
-    plate.set(xticks=[], yticks=[])
-    scale = figure.add_axes((12 / width, 1 - 18 / height, 152 / width, 10 / height))
-    color_bar = figure.colorbar(picture, cax=scale, orientation="horizontal")
-    color_bar.set_ticks([low, high], labels=list(ends))
-    color_bar.ax.tick_params(labelsize=11, colors=LIGHT.ink, length=0, pad=3)
-    first, last = color_bar.ax.get_xticklabels()
-    first.set_ha("left")
-    last.set_ha("right")
-    color_bar.outline.set_visible(False)
-    for spine in plate.spines.values():
-        spine.set_visible(False)
-    return to_array(figure, dpi=100)
+    return scale.paint(values, known > 0)
 
 
-def widened(depth: np.ndarray) -> np.ndarray:
-    """Metres [H, W] with the points of a laser wide enough to be seen: what is unknown (0) gets the
-    mean of the known pixels within 1 / 500 of the width."""
-    reach = depth.shape[1] // 500
+def widened(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values [H, W] with the points of a laser wide enough to be seen: what is not known gets the
+    mean of the known pixels within 1 / 500 of the width.
+
+    Args:
+        values: 0 where they are not known.
+        known: bool [H, W].
+
+    Returns:
+        Values and known, both [H, W].
+    """
+    reach = values.shape[1] // 500
     if not reach:
-        return depth
+        return values, known
     window = (2 * reach + 1, 2 * reach + 1)
-    share, total = cv2.blur((depth > 0).astype(depth.dtype), window), cv2.blur(depth, window)
-    around = np.divide(total, share, out=np.zeros_like(depth), where=share > 1e-6)
-    return np.where(depth > 0, depth, around)
+    share, total = cv2.blur(known.astype(values.dtype), window), cv2.blur(values, window)
+    near = share > 1e-6
+    around = np.divide(total, share, out=np.zeros_like(values), where=near)
+    return np.where(known, values, around), known | near
 
 
 def hatched(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -145,24 +138,20 @@ def normal_colors(normals: Any) -> np.ndarray:
     return np.where(vectors.any(-1, keepdims=True), colors, 0).astype(np.uint8)
 
 
-def draw_normals(size: tuple[int, int], normals: Any) -> np.ndarray:
-    """Directions as colours; in a corner a ball that shows the colour of each.
+def draw_normals(size: tuple[int, int], normals: Any) -> Drawn:
+    """Directions as colours; the key is a ball that shows the colour of each.
 
     Args:
         size: height and width of the picture.
         normals: [3, H, W], (0, 0, 0) where there is none.
 
     Returns:
-        RGB uint8 [height, width, 3].
+        RGB uint8 [height, width, 3] with its key.
     """
     colors = normal_colors(normals)
     colors = np.where(colors.any(-1, keepdims=True), colors, np.uint8(UNKNOWN))
     picture = cv2.resize(colors, size[::-1], interpolation=cv2.INTER_NEAREST)
-    side = min(size) // 5
-    y, x = 1.15 * np.mgrid[1 : -1 : side * 1j, -1 : 1 : side * 1j]
-    radius = np.hypot(x, y)
-    ball = normal_colors(np.stack([x, y, np.sqrt((1 - radius**2).clip(0))]))
-    corner = picture[4 : 4 + side, 4 : 4 + side]
-    corner[radius <= 1.15] = 255
-    corner[radius <= 1] = ball[radius <= 1]
-    return picture
+    y, x = np.mgrid[1 : -1 : BALL * 1j, -1 : 1 : BALL * 1j]
+    inside = np.hypot(x, y) <= 1
+    ball = normal_colors(np.stack([x, y, np.sqrt((1 - x**2 - y**2).clip(0))]))
+    return Drawn(picture, (np.dstack([ball, np.uint8(255) * inside]), "directions"))

@@ -3,8 +3,7 @@
 ``Predictor`` needs a model with ``inference(task, samples) -> list of dicts`` (``MultiTaskModel``),
 the task's evaluation mapper and the metadata of its classes; it knows nothing of configs and
 checkpoints (``gppf_d2.tools.predict`` does). A head with several label heads has a ``Predictor``
-for each of them, and a ``JointPredictor`` for all. The truth of a dataset record (``truth_of``) has
-the form of an output, so that the same code draws both.
+for each of them, and a ``JointPredictor`` for all.
 """
 
 from __future__ import annotations
@@ -22,18 +21,21 @@ from detectron2.data import Metadata
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gppf_d2.analysis.drawing import KINDS, OVER_THE_IMAGE, draw, draw_kinds, split_key, title_of
+from gppf_d2.analysis.drawing import (
+    KINDS,
+    OVER_THE_IMAGE,
+    draw_kinds,
+    joined,
+    split_key,
+    title_of,
+)
 from gppf_d2.analysis.output_files import to_json
-from gppf_d2.analysis.pictures import beside, fit, panels
-from gppf_d2.analysis.pixel_maps import depth_limits
-from gppf_d2.analysis.sheets import SheetRow, contact_sheet
-from gppf_d2.analysis.truth import truth_of
-from gppf_d2.data.mappers.reading import already_decoded, load_image, read_image
+from gppf_d2.analysis.pictures import Drawn, fit, panels
+from gppf_d2.analysis.prediction_sheets import draw_sheet
+from gppf_d2.data.mappers.reading import already_decoded, load_image
 from gppf_d2.modeling.tta import augmented
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-# kind of output -> kind of truth that it is compared with, where the two have different names
-ANSWERS = {"classes": "label", "inverse_depth": "depth"}
 CLASS_KEYS = {"classes": (), "thing_classes": ("thing_colors",),
     "stuff_classes": ("stuff_colors", "ignore_label")}  # fmt: skip
 Source = str | Path | Image.Image | np.ndarray
@@ -112,15 +114,30 @@ class Predictor:
             picture.convert("RGB").save(file)
             return self._predict_file(file, "image")
 
+    def predict_record(self, record: dict[str, Any]) -> Prediction:
+        """Run the image of a dataset record, which may lie in a tar.
+
+        Args:
+            record: "height" and "width" are filled in where they are missing; its annotations are
+                not looked at.
+
+        Raises:
+            OSError: the image cannot be read.
+        """
+        return self._run(record, load_image(record), os.path.basename(record["file_name"]))
+
     def _predict_file(self, file: Path, name: str) -> Prediction:
-        record = {"file_name": str(file), "image_id": 0}
+        record: dict[str, Any] = {"file_name": str(file)}
         try:
             image = load_image(record)
         except OSError as error:
             raise UnreadableImageError(str(error)) from error
-        with already_decoded(str(file), image):
-            output = self._infer(record)
-        return Prediction(name, np.array(image), output)
+        return self._run(record, image, name)
+
+    def _run(self, record: Mapping[str, Any], image: Image.Image, name: str) -> Prediction:
+        seen = {key: record[key] for key in ("file_name", "height", "width")}
+        with already_decoded(record["file_name"], image):
+            return Prediction(name, np.array(image), self._infer({**seen, "image_id": 0}))
 
     def _infer(self, record: Mapping[str, Any]) -> dict[str, Any]:
         options = {"label": self.label} if self.label else {}
@@ -138,40 +155,19 @@ class Predictor:
         """A picture of one prediction that stands alone: what does not show the image itself is put
         beside it, several kinds side by side, each under its title."""
         drawn = draw_kinds(image, output, self.metadata, min_score=self.min_score)
-        if len(drawn) > 1:
-            titled = {title_of(key): picture for key, picture in drawn.items()}
-            return panels({"image": fit(image), **titled})
-        ((key, picture),) = drawn.items()
-        return picture if split_key(key)[1] in OVER_THE_IMAGE else beside(fit(image), picture)
+        if [split_key(key)[1] in OVER_THE_IMAGE for key in drawn] == [True]:
+            return joined(drawn)
+        titled = {title_of(key): one for key, one in drawn.items()}
+        return panels({"image": Drawn(fit(image)), **titled})
 
-    def sheet(self, records: Sequence[Mapping[str, Any]], count: int = 6) -> Figure:
-        """A contact sheet of ``count`` records spread evenly over a dataset.
+    def sheet(self, records: Sequence[Mapping[str, Any]], count: int = 6, **options: Any) -> Figure:
+        """A contact sheet of ``count`` records of an evaluation dataset, with annotations.
 
         Args:
-            records: of an evaluation dataset, with annotations.
-            count: rows.
+            records: as of ``draw_sheet``, like ``count`` and the options "order", "among",
+                "errors", "progress".
         """
-        picks = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).round())
-        rows = [self._row(records[int(index)]) for index in picks]
-        count_of = f"{len(rows)} of {len(records)} images, spread evenly"
-        title = f"{self.task} · {self.label}" if self.label else self.task
-        return contact_sheet(title, rows, subtitle=count_of)
-
-    def _row(self, record: Mapping[str, Any]) -> SheetRow:
-        # some datasets leave the size to the image, and some images lie in tars
-        record = dict(record)
-        pixels = read_image(record, "RGB")
-        source = pixels if "tar_file" in record else record["file_name"]
-        _, image, output = self.predict(source)
-        output, truth = comparable(output, truth_of(record))
-        depths = [part for part in (output, truth) if "depth" in part]
-        options: dict[str, Any] = {"limits": depth_limits(depths)} if depths else {}
-        drawn = draw(
-            image, output, self.metadata, true_label=truth.get("label"), min_score=self.min_score,
-            **options,
-        )  # fmt: skip
-        actual = draw(image, truth, self.metadata, **options) if truth else None
-        return SheetRow(image, drawn, actual, os.path.basename(record["file_name"]))
+        return draw_sheet(self, records, count, **options)
 
 
 class JointPredictor(Predictor):
@@ -227,19 +223,15 @@ def joined_metadata(by_label: Mapping[str, Metadata]) -> Metadata:
     return Metadata(**joined, **of_labels)
 
 
-def comparable(
-    output: Mapping[str, Any], truth: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The kinds that output and truth share; where they share none, all of both."""
-    shared = {kind: value for kind, value in output.items() if ANSWERS.get(kind, kind) in truth}
-    if not shared:
-        return dict(output), dict(truth)
-    wanted = {ANSWERS.get(kind, kind) for kind in shared}
-    return shared, {kind: value for kind, value in truth.items() if kind in wanted}
+def find_images(inputs: Sequence[str | Path], made: Path | None = None) -> list[Path]:
+    """Files as they are, folders replaced by the images in them and in their folders, by name.
 
+    Folders inside a folder are left out where their name begins with a dot, and where predictions
+    were written to (they hold a ``predictions.json``).
 
-def find_images(inputs: Sequence[str | Path]) -> list[Path]:
-    """Files as they are, folders replaced by the images in them, sorted by name.
+    Args:
+        inputs: files and folders.
+        made: a folder that is about to be written to; left out like those.
 
     Raises:
         ValueError: a path that does not exist, a folder without an image.
@@ -247,9 +239,7 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for entry in map(Path, inputs):
         if entry.is_dir():
-            inside = [
-                file for file in sorted(entry.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES
-            ]
+            inside = _images_in(entry, made)
             if not inside:
                 endings = ", ".join(IMAGE_SUFFIXES)
                 raise ValueError(f"The folder '{entry}' has no image; known endings are {endings}.")
@@ -259,3 +249,16 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
         else:
             raise ValueError(f"There is no file or folder '{entry}'.")
     return found
+
+
+def _images_in(folder: Path, made: Path | None) -> list[Path]:
+    def wanted(inside: Path) -> bool:
+        results = inside == made or (inside / "predictions.json").exists()
+        return not inside.name.startswith(".") and not results
+
+    made = made.resolve() if made else None
+    found: list[Path] = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if wanted(Path(root, name).resolve())]
+        found += [Path(root, name) for name in files if name[:1] != "."]
+    return sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES)

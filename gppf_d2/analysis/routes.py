@@ -1,9 +1,9 @@
-"""Pictures of routes: which unit every task selects in every layer (GPPF Figures 3, 10 and 11).
+"""Pictures of routes: which unit every task selects in every layer (GPPF Figures 3 and 10).
 
-Input is what a run writes: ``routes.json`` = {"iteration", "temperature", "num_units", "layers": [L
-names], "tasks": {task: {"probabilities": [L][N], "route": [L]}}}, and ``routes.jsonl`` with one
-such object a line. L layers, N units, T tasks. An argmax of undecided probabilities is arbitrary,
-so every picture shows the largest probability beside it.
+This module draws the heat map; ``route_curves`` (Figure 11) and ``agreement_figure`` have modules
+of their own and can be imported from here too, as can the numbers behind them (`route_tables`). L
+layers, N units, T tasks. An argmax of undecided probabilities is arbitrary, so every picture tells
+how sure the choice is.
 """
 
 from __future__ import annotations
@@ -18,50 +18,29 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from gppf_d2.analysis.figures import (
-    LIGHT,
-    Theme,
-    new_figure,
-    readable_on,
-    style_axes,
-    task_styles,
+from gppf_d2.analysis.figures import LIGHT, Theme, new_figure, readable_on
+from gppf_d2.analysis.route_agreement import agreement_figure
+from gppf_d2.analysis.route_curves import route_curves
+from gppf_d2.analysis.route_tables import (
+    DECIDED,
+    probabilities_of,
+    route_agreement,
+    undecided_layers,
 )
 
-DECIDED = (
-    0.9  # from this probability on, a layer's choice is called decided and its number not printed
-)
+__all__ = [
+    "DECIDED",
+    "agreement_figure",
+    "probabilities_of",
+    "route_agreement",
+    "route_curves",
+    "route_heatmap",
+    "undecided_layers",
+]
+
 STAGE_GAP = 0.3  # between the stages of the backbone, in widths of a cell
 TASK_GAP = 0.55  # between tasks, in heights of a cell
 WIDEST = 15.0  # inches of a heat map, however many layers
-
-
-def probabilities_of(routes: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Selection probabilities by task, float [L, N]; tasks whose shape does not fit are left
-    out."""
-    layers = len(routes.get("layers", ()))
-    found = {}
-    for task, entry in routes.get("tasks", {}).items():
-        array = np.asarray(entry.get("probabilities", ()), dtype=float)
-        if array.ndim == 2 and len(array) == layers and array.shape[1]:
-            found[task] = array
-    return found
-
-
-def route_agreement(routes: Mapping[str, Any]) -> tuple[list[str], np.ndarray]:
-    """How much of the backbone two tasks share.
-
-    Returns:
-        Names of the T tasks, and [T, T] the share of layers in which both select the same unit.
-    """
-    chosen = {task: p.argmax(1) for task, p in probabilities_of(routes).items()}
-    names = list(chosen)
-    matrix = np.array([[np.mean(chosen[a] == chosen[b]) for b in names] for a in names])
-    return names, matrix.reshape(len(names), len(names))
-
-
-def undecided_layers(routes: Mapping[str, Any]) -> dict[str, int]:
-    """By task, the number of layers whose largest probability is below ``DECIDED``."""
-    return {task: int((p.max(1) < DECIDED).sum()) for task, p in probabilities_of(routes).items()}
 
 
 def route_heatmap(routes: Mapping[str, Any], theme: Theme = LIGHT) -> Figure:
@@ -188,95 +167,3 @@ def _add_color_bar(figure: Figure, axes: Axes, theme: Theme) -> None:
     )  # fmt: skip
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=theme.muted, labelsize=7.5, length=0)
-
-
-def route_curves(history: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -> Figure:
-    """Largest selection probability of every layer over the iterations, a panel per layer, a line
-    per task.
-
-    A line that stays at 1/N has not decided; one at 1 has. After GPPF Figure 11.
-
-    Args:
-        history: the objects of ``routes.jsonl`` in order.
-        theme: colours.
-
-    Raises:
-        ValueError: no entry has probabilities.
-    """
-    usable = [entry for entry in history if probabilities_of(entry)]
-    if not usable:
-        raise ValueError("The history of routes holds no entry with probabilities.")
-    layers = list(usable[-1]["layers"])
-    tasks = list(probabilities_of(usable[-1]))
-    styles = task_styles(tasks, theme)
-    curves = {task: _curve(usable, task, len(layers)) for task in tasks}
-    columns = min(6, len(layers))
-    rows = -(-len(layers) // columns)
-    width, height = max(4.0, 1.75 * columns), 0.75 + 1.25 * rows
-    # a fixed grid: the automatic layout of so many panels takes seconds
-    figure = new_figure(width, height, theme, layout=None)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    figure.subplots_adjust(
-        left=0.42 / width, right=1 - 0.15 / width, bottom=0.3 / height, top=1 - 0.62 / height,
-        wspace=0.16, hspace=0.36,
-    )  # fmt: skip
-    floor = min(1 / max(p.shape[1] for p in probabilities_of(usable[-1]).values()), 0.5)
-    for index, axes in enumerate(panels.flat):
-        if index >= len(layers):
-            axes.set_visible(False)
-            continue
-        style_axes(axes, theme)
-        axes.set_title(layers[index], loc="left", color=theme.muted, fontsize=8, pad=3)
-        for task in tasks:
-            steps, values = curves[task]
-            marker = "o" if len(steps) == 1 else None
-            axes.plot(steps, values[:, index], lw=1.5, marker=marker, ms=3, **styles[task])
-        axes.set_ylim(floor - 0.04, 1.04)
-        axes.locator_params(axis="x", nbins=3)
-    handles = [panels.flat[0].lines[index] for index in range(len(tasks))]
-    figure.legend(
-        handles, tasks, loc="upper left", ncols=max(1, min(len(tasks), 6)), borderaxespad=0.3,
-        frameon=False, fontsize=8.5, labelcolor=theme.ink, handlelength=1.6,
-    )  # fmt: skip
-    return figure
-
-
-def _curve(
-    history: Sequence[Mapping[str, Any]], task: str, num_layers: int
-) -> tuple[list[int], np.ndarray]:
-    steps, values = [], []
-    for entry in history:
-        table = probabilities_of(entry).get(task)
-        if table is not None and len(table) == num_layers:
-            steps.append(entry["iteration"])
-            values.append(table.max(1))
-    return steps, np.asarray(values)
-
-
-def agreement_figure(routes: Mapping[str, Any], theme: Theme = LIGHT) -> Figure:
-    """Matrix of the share of layers in which two tasks select the same unit.
-
-    Raises:
-        ValueError: no task has probabilities for the layers.
-    """
-    names, matrix = route_agreement(routes)
-    if not names:
-        raise ValueError("The routes hold no task with probabilities for every layer.")
-    side = 0.62 * len(names)
-    longest = 0.085 * max(len(name) for name in names)
-    figure = new_figure(side + longest + 0.6, side + longest + 0.4, theme)
-    axes = figure.add_subplot()
-    axes.imshow(matrix, cmap=theme.colormap, vmin=0, vmax=1)
-    for (row, column), share in np.ndenumerate(matrix):
-        color = readable_on(theme.colormap(share))
-        axes.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=8.5, color=color)
-    axes.set_xticks(range(len(names)), names, rotation=90 if longest > 0.55 else 0)
-    axes.set_yticks(range(len(names)), names)
-    axes.tick_params(colors=theme.ink, labelsize=9, length=0)
-    axes.set_xticks(np.arange(len(names) - 1) + 0.5, minor=True)
-    axes.set_yticks(np.arange(len(names) - 1) + 0.5, minor=True)
-    axes.grid(which="minor", color=theme.background, linewidth=2)
-    axes.tick_params(which="minor", length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    return figure

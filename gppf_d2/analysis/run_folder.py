@@ -9,11 +9,14 @@ twice (the run was resumed from an earlier checkpoint); the later line wins, key
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import orjson
 import yaml
 
 
@@ -23,7 +26,8 @@ class RunFolder:
 
     Args:
         path: the folder.
-        run: ``run.json``: config file, command, commit, world size, device, versions, start.
+        run: ``run.json``: config file, command, commit, world size, hardware, data, versions,
+            start, where the weights came from.
         config: ``config.yaml`` as plain containers.
         metrics: ``metrics.json``, one dict an iteration, in order.
         routes: ``routes.json``, or the last of ``routes.jsonl``; empty when there is none.
@@ -44,10 +48,10 @@ class RunFolder:
     sheets: dict[str, list[Path]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property
     def tasks(self) -> list[str]:
         """All tasks that any file names, in the config's order, the others after them."""
-        names: dict[str, None] = dict.fromkeys(_mapping(self.config.get("tasks")))
+        names = dict.fromkeys(map(str, _mapping(self.config.get("tasks"))))
         names.update(dict.fromkeys(_mapping(self.routes.get("tasks"))))
         names.update(dict.fromkeys(tasks_of(self.metrics)))
         names.update(dict.fromkeys(self.results))
@@ -58,7 +62,7 @@ class RunFolder:
     def max_iter(self) -> int | None:
         """Iterations that the config asks for."""
         value = _mapping(self.config.get("train")).get("max_iter")
-        return int(value) if isinstance(value, (int, float)) else None
+        return int(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
     @property
     def iterations(self) -> int:
@@ -109,22 +113,32 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
         out.
     """
     merged: dict[int, dict[str, Any]] = {}
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open(path, "rb") as file:
         for line in file:
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue
+            entry = _parse(line)
             if isinstance(entry, dict) and isinstance(entry.get("iteration"), int):
                 merged.setdefault(entry["iteration"], {}).update(entry)
     return [merged[iteration] for iteration in sorted(merged)]
 
 
+def _parse(line: bytes) -> Any:
+    """The JSON of a line, None of a torn one; only json reads the NaN of a diverged loss."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(line)
+        except ValueError:
+            return None
+
+
 def tasks_of(metrics: Iterable[dict[str, Any]]) -> list[str]:
     """Tasks that the metrics name, in order of first appearance."""
     names: dict[str, None] = {}
+    seen: set[str] = set()  # a long run has few keys and many lines
     for entry in metrics:
-        for key in entry:
+        for key in [key for key in entry if key not in seen]:
+            seen.add(key)
             parts = key.split("/")
             if len(parts) > 1 and parts[0] in ("loss", "share", "wanted_share"):
                 names[parts[1]] = None

@@ -1,15 +1,9 @@
 """One table of many runs: a column per config, our rows first, the paper's rows beside them.
 
 A suite's folder holds ``<row>/<column>/``, each the output folder of one run, or of a sweep, whose
-last training then counts (``final/``). A config may say what the paper has, in the units of the
-metric:
-
-    paper = dict(table="Table 5", metric="voc/AP50", rows={"GPPF-R50(Objects365)": 73.6, ...})
-    paper = dict(metric="voc/AP50", tables={"Table 2": {"ImageNet": 79.3, ...}, "Table 3": {...}})
-
-The metric is a key of ``results.json``. Where a config has no ``paper``, the metric that stands for
-its task is taken. A row has a mean where it has a value in every column, and all metrics are of one
-kind ("classification/...").
+last training then counts (``final/``). A config may say what the paper has (``paper``, see
+``analysis.paper``); where it does not, the metric that stands for its task is taken. A row has a
+mean where it has a value in every column, and all metrics are of one kind ("classification/...").
 """
 
 from __future__ import annotations
@@ -22,6 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from gppf_d2.analysis.paper import read_paper
 from gppf_d2.analysis.results import headline
 
 RECORD = "suite.json"  # of one run, written by gppf_d2.tools.suite: its settings and exit status
@@ -43,27 +38,19 @@ class Column:
 
     @classmethod
     def of(cls, name: str, paper: Mapping[str, Any] | None) -> Column:
-        """From the ``paper`` of a config: of one table, or of several.
+        """From the ``paper`` of a config of one task; of several metrics the first one counts.
 
         Raises:
-            ValueError: something that ``paper`` does not have.
+            ValueError: a ``paper`` that cannot be meant, or one of several tasks.
         """
-        paper = dict(paper or {})
-        unknown = sorted(set(paper) - {"metric", "table", "rows", "tables"})
-        if unknown:
+        metrics = read_paper(name, paper)
+        tasks = list(dict.fromkeys(metric.task for metric in metrics))
+        if len(tasks) > 1:
             raise ValueError(
-                f"paper of {name!r} has {unknown[0]!r}; it takes 'table', 'metric' and 'rows', or "
-                "'metric' and 'tables'."
+                f"paper of {name!r} is of the tasks {', '.join(tasks)}; a column of the table has "
+                "one."
             )
-        tables = dict(paper.get("tables") or {})
-        if "rows" in paper or "table" in paper:
-            if tables:
-                raise ValueError(
-                    f"paper of {name!r} has 'tables' and 'table' or 'rows' too; put the rows of "
-                    "every table into 'tables'."
-                )
-            tables = {paper.get("table", ""): paper.get("rows", {})}
-        return cls(name, paper.get("metric", ""), tables)
+        return cls(name, metrics[0].metric, metrics[0].tables) if metrics else cls(name)
 
 
 def results_folder(folder: Path) -> Path:

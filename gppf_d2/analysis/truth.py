@@ -22,18 +22,29 @@ def truth_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """The annotations of a dataset record in the form of an output.
 
     Args:
-        record: a Detectron2 dataset dict of any kind; crowds are left out.
+        record: a Detectron2 dataset dict of any kind.
 
     Returns:
-        {"instances"} without scores, {"sem_seg": labels [H, W], 255 ignored}, {"label"},
-        {"depth": [H, W] metres, 0 unknown}, {"normals": [3, H, W], 0 unknown}, or {}.
+        {"instances"} without scores and without crowds, {"crowds": Instances} where there are any,
+        {"sem_seg": labels [H, W], 255 ignored}, {"label"}, {"depth": [H, W] metres, 0 unknown},
+        {"normals": [3, H, W], 0 unknown}, or {}.
 
     Raises:
         OSError: a map cannot be read.
     """
     truth: dict[str, Any] = {}
     if "annotations" in record:
-        truth["instances"] = _true_instances(record)
+        single, crowds = (
+            [
+                dict(entry)
+                for entry in record["annotations"]
+                if bool(entry.get("iscrowd", 0)) is sort
+            ]
+            for sort in (False, True)
+        )
+        truth["instances"] = _as_instances(single, record)
+        if crowds:
+            truth["crowds"] = _as_instances(crowds, record)
     if "sem_seg_file_name" in record:
         truth["sem_seg"] = read_labels(dict(record))
     if "label" in record:
@@ -45,9 +56,8 @@ def truth_of(record: Mapping[str, Any]) -> dict[str, Any]:
     return truth
 
 
-def _true_instances(record: Mapping[str, Any]) -> Instances:
+def _as_instances(annotations: list[dict[str, Any]], record: Mapping[str, Any]) -> Instances:
     size = (record["height"], record["width"])
-    annotations = [dict(entry) for entry in record["annotations"] if not entry.get("iscrowd", 0)]
     if not annotations:
         empty = torch.zeros(0, dtype=torch.int64)
         return Instances(size, pred_boxes=Boxes(torch.zeros(0, 4)), pred_classes=empty)

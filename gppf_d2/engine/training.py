@@ -256,9 +256,9 @@ class Training:
             # saved before it is evaluated: a broken evaluation loses nothing
             hooks.CheckpointHook(self._save(state), int(train.checkpoint_period)),
             state.evaluation,
+            hooks.RoutesHook(session.folder if first else None, int(train.route_period)),
             *self._extra_hooks(),
             hooks.MetricsHook(int(train.log_period), writers),
-            hooks.RoutesHook(session.folder if first else None, int(train.route_period)),
         ]
 
     def _extra_hooks(self) -> list[HookBase]:

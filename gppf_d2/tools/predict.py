@@ -3,21 +3,23 @@
     python -m gppf_d2.tools.predict --config-file RUN/config.yaml --checkpoint RUN/model_final.pth
     \\ --task TASK --output FOLDER image.jpg folder/ [key=value ...]
 
-For every image ``FOLDER/<stem>.png`` shows the prediction, and ``FOLDER/predictions.json`` holds
-all of them; pixel maps are written as ``<stem>_labels.png``, ``<stem>_depth.png`` and so on. What a
-task with several label heads says of an image comes side by side. Images that cannot be read are
-named and left out, and the exit status is then 1; a wrong call ends with one sentence and 2. From
-Python: ``build_predictor`` gives the same as an object.
+For every image, also in folders of a folder, ``FOLDER/<stem>.png`` shows the prediction, and
+``FOLDER/predictions.json`` holds all of them; pixel maps are written as ``<stem>_labels.png``,
+``<stem>_depth.png`` and so on. What a task with several label heads says of an image comes side by
+side. Images that cannot be read are named and left out, and the exit status is then 1; a wrong call
+ends with one sentence and 2. From Python: ``build_predictor`` gives the same as an object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
@@ -35,6 +37,7 @@ from gppf_d2.analysis.predictions import (
 from gppf_d2.data.catalog import register_all
 from gppf_d2.engine.config import load_config
 from gppf_d2.engine.errors import UserError
+from gppf_d2.engine.output_folder import TALKATIVE
 from gppf_d2.engine.setup import build_tasks, load_model
 from gppf_d2.tasks.spec import Evaluation
 
@@ -116,7 +119,7 @@ def predict_files(predictor: Predictor, files: Sequence[Path], output: Path) -> 
     Returns:
         The files that could not be read.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    _describe(output, predictor.task, [])  # known for results, also if it ends before it is full
     entries, failed = [], []
     for file, stem in zip(files, unique_stems(files)):
         try:
@@ -134,10 +137,15 @@ def predict_files(predictor: Predictor, files: Sequence[Path], output: Path) -> 
             | predictor.to_json(found, **maps)
         )
         print(f"{file} -> {picture}")
-    lines = ",\n".join(json.dumps(entry) for entry in entries)
-    text = f'{{"task": {json.dumps(predictor.task)}, "images": [\n{lines}\n]}}\n'
-    write_file(output / "predictions.json", text.encode())
+    _describe(output, predictor.task, entries)
     return failed
+
+
+def _describe(output: Path, task: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``predictions.json``, a line an image."""
+    lines = ",\n".join(json.dumps(entry) for entry in entries)
+    text = f'{{"task": {json.dumps(task)}, "images": [\n{lines}\n]}}\n'
+    write_file(output / "predictions.json", text.encode())
 
 
 def unique_stems(files: Sequence[Path]) -> list[str]:
@@ -177,10 +185,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_intermixed_args(arguments)
     overrides = [text for text in options.inputs if "=" in text and not os.path.exists(text)]
     inputs = [text for text in options.inputs if text not in overrides]
+    for name, level in TALKATIVE.items():
+        logging.getLogger(name).setLevel(level)
     try:
         if not inputs:
             raise UserError("No image is named; give image files or folders.")
-        files = find_images(inputs)
+        files = find_images(inputs, made=options.output)
         cfg = load_config(options.config_file, overrides)
         predictor = build_predictor(cfg, options.checkpoint, options.task, options.min_score)
         failed = predict_files(predictor, files, options.output)

@@ -48,7 +48,7 @@ def test_page_shows_the_manifest_and_every_label_of_every_image(made) -> None:
     text, page = made
     anchors = [part["id"] for part in page.all("section")]
     assert anchors == ["labels", "teachers", "counts", "unreadable", "images"]
-    assert {a["href"] for a in page.all("a")} == {f"#{anchor}" for anchor in anchors}
+    assert {a["href"] for a in page.all("a")} >= {f"#{anchor}" for anchor in anchors}
     expected = (
         "some labels", "5 images labelled", "1 without labels", "b" * 32, "d" * 32, "≥ 0.5",
         "10 objects, 2.0 an image, 10 masks", "75.0% of the pixels", "cannot be read", "midas",

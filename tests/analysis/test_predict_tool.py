@@ -129,6 +129,57 @@ def test_sheets_of_label_heads_are_drawn_from_their_own_datasets(
     assert asked == ["predict_tool_val"] * 3 and all(path.is_file() for path in written)
 
 
+def test_options_of_the_sheets_reach_them_and_contradictions_are_refused(
+    call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    records = []
+    for index in range(3):
+        truth = np.full((8, 12), 1, np.uint8)
+        truth[: 4 + index] = 0
+        labels = tmp_path / f"labels{index}.png"
+        Image.fromarray(truth).save(labels)
+        file = save_image(tmp_path / f"{index}.png")
+        size = {"height": 8, "width": 12}
+        records.append({"file_name": str(file), "sem_seg_file_name": str(labels), **size})
+    monkeypatch.setattr(contact_sheets, "load_config", lambda path: predict.load_config(path, []))
+    monkeypatch.setattr(contact_sheets, "load_records", lambda names: records)
+    (tmp_path / "model_final.pth").write_bytes(b"")  # of a run whose other checkpoints are gone
+    fixed = [str(tmp_path), "--tasks", "parsing", "--count", "1"]
+
+    def told(*options: str) -> str:
+        assert contact_sheets.main([*fixed, *options]) == 0
+        with Image.open(tmp_path / "predictions" / "parsing.png") as sheet:
+            return f"{sheet.info['Description']} {sheet.width}"
+
+    worst, plain = told("--order", "worst"), told("--order", "worst", "--no-errors")
+    assert "The 1 worst of 3 images by mean IoU. 2.png: mean IoU 0.58." in worst
+    assert call.seen["loaded"][0][0].endswith("model_final.pth")
+    assert worst[:-4] == plain[:-4] and worst != plain, "one column less"
+    assert "The 1 best of 2 images (spread evenly over all 3)" in told(
+        "--order", "best", "--among", "2"
+    )
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        contact_sheets.main([*fixed, "--among", "5"])
+    assert "--among goes with --order worst or best" in capsys.readouterr().err
+    assert contact_sheets.main([*fixed, "--count", "0"]) == 1
+    assert "show at least 1" in capsys.readouterr().err
+
+
+def test_folders_in_a_folder_are_looked_into_and_earlier_pictures_are_not(
+    call, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    save_image(folder / "a.png")
+    save_image(folder / "deep" / "er" / "a.png")
+    other = ["--output", str(folder / "found")]
+    for _ in range(2):
+        assert call(folder, *other) == 0
+        content = json.loads((folder / "found" / "predictions.json").read_text())
+        assert [entry["picture"] for entry in content["images"]] == ["a.png", "a-2.png"]
+        assert content["images"][1]["file"].endswith("deep/er/a.png")
+
+
 def test_unreadable_image_is_named_left_out_and_remembered(call, tmp_path: Path, capsys) -> None:
     good = save_image(tmp_path / "in" / "good.png")
     (tmp_path / "in" / "bad.png").write_bytes(good.read_bytes()[:60])

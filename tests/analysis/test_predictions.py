@@ -11,83 +11,31 @@ import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.data import Metadata
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import BoxMode
 from PIL import Image
 
-from gppf_d2.analysis import Predictor, SheetRow, contact_sheet, draw, find_images, truth_of
-from gppf_d2.analysis.drawing import class_colors, draw_kinds
-from gppf_d2.analysis.figures import to_array
+from gppf_d2.analysis import Predictor, draw, find_images, truth_of
+from gppf_d2.analysis.class_names import class_colors
+from gppf_d2.analysis.drawing import draw_kinds
 from gppf_d2.analysis.output_files import save_maps, to_json
 from gppf_d2.analysis.pictures import TITLE, fit
-from gppf_d2.analysis.pixel_maps import depth_limits, normal_colors, widened
-from gppf_d2.analysis.predictions import (
-    JointPredictor,
-    UnreadableImageError,
-    comparable,
-    joined_metadata,
+from gppf_d2.analysis.pixel_maps import BALL, depth_limits, normal_colors, widened
+from gppf_d2.analysis.predictions import JointPredictor, UnreadableImageError, joined_metadata
+from tests.analysis.made_outputs import (
+    CLASSES,
+    STUFF,
+    THINGS,
+    H,
+    StubModel,
+    W,
+    instances,
+    inverse_depth,
+    mapper,
+    normals,
+    outputs,
+    picture,
+    several,
 )
-
-H, W = 40, 60
-THINGS = Metadata(thing_classes=["cat", "dog"])
-STUFF = Metadata(stuff_classes=["sky", "road"], ignore_label=255)
-CLASSES = Metadata(classes=[f"kind {index}" for index in range(6)])
-
-
-def picture(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 255, (H, W, 3), dtype=np.uint8)
-
-
-def instances() -> Instances:
-    masks = torch.zeros(2, H, W, dtype=torch.bool)
-    masks[0, 5:20, 5:25] = True
-    masks[1, 22:38, 30:58] = True
-    return Instances(
-        (H, W),
-        pred_boxes=Boxes(torch.tensor([[5.0, 5, 25, 20], [30, 22, 58, 38]])),
-        scores=torch.tensor([0.9, 0.1]),
-        pred_classes=torch.tensor([1, 0]),
-        pred_masks=masks,
-    )
-
-
-def normals() -> torch.Tensor:
-    """A ball that fills the picture, nothing around it."""
-    y, x = torch.meshgrid(torch.linspace(1, -1, H), torch.linspace(-1, 1, W), indexing="ij")
-    inside = x**2 + y**2 < 1
-    return torch.stack([x, y, (1 - x**2 - y**2).clamp(min=0).sqrt()]) * inside
-
-
-def outputs() -> dict[str, tuple[dict, Metadata]]:
-    scores = torch.zeros(2, H, W)
-    scores[1, 10:] = 1
-    depth = torch.linspace(1, 5, H)[:, None].expand(H, W)
-    probabilities = torch.tensor([0.05, 0.1, 0.4, 0.3, 0.1, 0.05])
-    return {
-        "instances": ({"instances": instances()}, THINGS),
-        "sem_seg": ({"sem_seg": scores}, STUFF),
-        "classes": ({"classes": probabilities}, CLASSES),
-        "depth": ({"depth": depth}, Metadata()),
-        "normals": ({"normals": normals()}, Metadata()),
-    }
-
-
-class StubModel(torch.nn.Module):
-    """Answers every sample with the same output and remembers what it was asked."""
-
-    def __init__(self, output: dict) -> None:
-        super().__init__()
-        self.output = output
-        self.asked: list[tuple[str, dict]] = []
-
-    def inference(self, task: str, samples: list[dict]) -> list[dict]:
-        assert not self.training and not torch.is_grad_enabled()
-        self.asked += [(task, sample) for sample in samples]
-        return [self.output for _ in samples]
-
-
-def mapper(record: dict) -> dict:
-    pixels = np.asarray(Image.open(record["file_name"]).convert("RGB"))
-    return {**record, "image": torch.from_numpy(pixels.copy()).permute(2, 0, 1)}
 
 
 def test_predictor_takes_paths_folders_pil_and_arrays(tmp_path: Path) -> None:
@@ -120,6 +68,22 @@ def test_unreadable_and_missing_images_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty' has no image"):
         find_images([tmp_path / "empty"])
+
+
+def test_images_of_folders_in_a_folder_are_found_but_not_what_was_made(tmp_path: Path) -> None:
+    for name in ("b.png", "a/2.JPG", "a/deep/1.png", ".hidden/x.png", "a/.x.png", "old/x.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "old/predictions.json").write_text("{}")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/x.png").write_bytes(b"")
+
+    def names(**options) -> list[str]:
+        return [str(file.relative_to(tmp_path)) for file in find_images([tmp_path], **options)]
+
+    assert names(made=tmp_path / "new") == ["a/2.JPG", "a/deep/1.png", "b.png"]
+    assert names() == ["a/2.JPG", "a/deep/1.png", "b.png", "new/x.png"]
+    assert find_images([tmp_path / "old"]) == [tmp_path / "old/x.png"], "named by the user"
 
 
 def test_json_of_instances_round_trips_masks() -> None:
@@ -185,6 +149,17 @@ def test_regions_below_the_score_are_not_drawn() -> None:
     assert np.array_equal(one[right], none[right])
 
 
+def test_picture_without_a_region_tells_the_highest_score() -> None:
+    found = draw_kinds(picture(), {"instances": instances()}, THINGS, min_score=0.95)
+    assert found["instances"].note == "No score reaches 95%; the highest is 90.0%."
+    alone = draw(picture(), {"instances": instances()}, THINGS, min_score=0.95)
+    height = fit(picture()).shape[0]
+    assert alone.shape[0] == height + TITLE and (alone[height:] < 128).any(), "below, in words"
+    nothing = {"instances": instances()[:0]}
+    assert draw_kinds(picture(), nothing, THINGS)["instances"].note == ""
+    assert draw(picture(), nothing, THINGS).shape[0] == height
+
+
 def test_depth_of_prediction_and_truth_share_a_scale_and_unknown_is_grey() -> None:
     depth = np.full((H, W), 2.0)
     depth[:, :30] = 0
@@ -192,7 +167,8 @@ def test_depth_of_prediction_and_truth_share_a_scale_and_unknown_is_grey() -> No
     assert depth_limits([{"depth": np.zeros((2, 2))}]) == (0.0, 1.0)
     near = draw(picture(), {"depth": depth}, limits=(2.0, 9.0))
     far = draw(picture(), {"depth": depth}, limits=(0.5, 2.0))
-    row, left, right = near.shape[0] - 20, 20, near.shape[1] - 20
+    row, left, right = fit(picture()).shape[0] - 20, 20, near.shape[1] - 20
+    assert near.shape[0] == fit(picture()).shape[0] + TITLE, "the scale covers nothing"
     assert near[row, right].sum() > far[row, right].sum() + 200
     assert len(set(near[row, left].tolist())) <= 3 and np.array_equal(
         near[row, left], far[row, left]
@@ -200,8 +176,10 @@ def test_depth_of_prediction_and_truth_share_a_scale_and_unknown_is_grey() -> No
 
 
 def test_normals_are_colours_of_directions_and_unknown_is_grey() -> None:
-    drawn = draw(picture(), {"normals": normals()})
+    whole = draw(picture(), {"normals": normals()})
+    drawn = whole[:-BALL]
     height, width = drawn.shape[:2]
+    assert (height, width) == fit(picture()).shape[:2] and whole[-BALL:].std() > 10, "its key"
     centre, right, top = (
         drawn[int(height * y), int(width * x)].astype(int)
         for y, x in ((0.5, 0.5), (0.5, 0.96), (0.04, 0.5))
@@ -242,7 +220,9 @@ def test_truth_of_detection_reads_polygons_rle_and_leaves_crowds_out() -> None:
     assert truth.pred_classes.tolist() == [1, 0] and not truth.has("scores")
     assert truth.pred_boxes.tensor.tolist() == [[10, 10, 30, 20]] * 2
     assert truth.pred_masks.sum((1, 2)).tolist() == [200, 200]
-    assert draw(picture(), {"instances": truth}, THINGS).std() > 10
+    crowds = truth_of(record)["crowds"]
+    assert crowds.pred_boxes.tensor.tolist() == [[10, 10, 30, 20]]
+    assert draw(picture(), truth_of(record), THINGS).std() > 10
     empty = truth_of({"height": H, "width": W, "annotations": []})
     assert len(empty["instances"]) == 0
     assert draw(picture(), empty, THINGS).std() > 10
@@ -265,103 +245,22 @@ def test_truth_of_the_other_kinds(tmp_path: Path) -> None:
     assert truth_of({"file_name": "x.jpg"}) == {}
 
 
-@pytest.mark.parametrize("kind", ["instances", "sem_seg", "classes", "depth"])
-def test_standalone_picture_and_sheet_of_every_kind(kind: str, tmp_path: Path) -> None:
-    output, metadata = outputs()[kind]
-    records = []
-    for index in range(5):
-        Image.fromarray(picture(index)).save(tmp_path / f"{index}.png")
-        records.append({"file_name": str(tmp_path / f"{index}.png"), "height": H, "width": W})
-        if kind == "classes":
-            records[-1]["label"] = 2
-        if kind == "instances":
-            records[-1]["annotations"] = []
-    predictor = Predictor(StubModel(output), "a_task", mapper, metadata)
-    alone = predictor.draw(picture(), output)
-    plain = fit(picture())
-    assert alone.shape[0] == plain.shape[0]
-    assert (alone.shape[1] > plain.shape[1]) == (kind in ("classes", "depth"))
-    sheet = predictor.sheet(records, count=3)
-    columns = 3 if kind in ("classes", "instances") else 2
-    assert len(sheet.axes) == 3 * columns
-    names = [sample["file_name"] for _, sample in predictor.model.asked]
-    assert [Path(name).stem for name in names] == ["0", "2", "4"]
-    pixels = to_array(sheet)
-    assert pixels.std() > 10
-
-
-def test_sheet_names_task_columns_and_images() -> None:
-    image = picture()
-    rows = [SheetRow(image, image, image, "first.jpg"), (image, image, None, "second.jpg")]
-    sheet = contact_sheet("scenes", rows, subtitle="2 of 2 images")
-    titles = [axes.get_title(loc="left") for axes in sheet.axes]
-    assert titles == ["image", "prediction", "truth", "", "", ""]
-    assert [text.get_text() for text in sheet.texts] == ["scenes", "2 of 2 images"]
-    captions = [axes.texts[0].get_text() for axes in sheet.axes if axes.texts]
-    assert captions == ["first.jpg", "second.jpg"]
-    with pytest.raises(ValueError, match="at least one row"):
-        contact_sheet("scenes", [])
-
-
-def test_wide_pictures_are_put_below_one_another() -> None:
-    image = np.zeros((375, 1242, 3), np.uint8)
-    plain = fit(image)
-    assert plain.shape == (338, 1120, 3)
-    depth = np.zeros((375, 1242))
-    depth[100:] = 5.0
-    predictor = Predictor(StubModel({}), "a_task", mapper)
-    alone = predictor.draw(image, {"depth": depth})
-    assert alone.shape == (2 * 338 + 12, 1120, 3) and not alone[:338].any()
-    rows = [SheetRow(image, image, image, f"{index}.png") for index in range(3)]
-    sheet = contact_sheet("depth", rows)
-    panels = sheet.axes
-    assert len(panels) == 2 * 3 * 2, "two images side by side, two lines of three panels"
-    places = [
-        (axes.get_subplotspec().rowspan.start, axes.get_subplotspec().colspan.start)
-        for axes in panels
-        if axes.texts
-    ]
-    assert sorted(places) == [(2, 0), (2, 1), (5, 0)]
-    titles = {axes.get_title(loc="left"): axes.get_subplotspec().rowspan.start for axes in panels}
-    assert [titles[name] for name in ("image", "prediction", "truth")] == [0, 1, 2]
-    assert sum(bool(axes.images) for axes in panels) == 9
-
-
 def test_points_of_a_laser_are_widened_in_large_pictures() -> None:
     depth = np.zeros((375, 1242), np.float32)
     depth[101::4, 1::4] = 7.0
-    wide = widened(depth)
-    assert (wide[101:] > 0).mean() > 0.99 and not wide[:95].any()
-    assert np.allclose(wide[wide > 0], 7.0)
-    wide = widened(np.where(depth > 0, np.arange(1242, dtype=np.float32) + 1, 0))
-    assert np.array_equal(wide[101, 1::4], np.arange(1242)[1::4] + 1), "known pixels stay"
+    wide, known = widened(depth, depth > 0)
+    assert known[101:].mean() > 0.99 and not wide[:95].any() and not known[:95].any()
+    assert np.allclose(wide[known], 7.0)
+    signed = np.where(depth > 0, np.arange(1242, dtype=np.float32) - 600, 0)
+    wide, _ = widened(signed, depth > 0)
+    assert np.array_equal(wide[101, 1::4], np.arange(1242)[1::4] - 600), "known pixels stay"
     small = depth[:40, :60]
-    assert widened(small) is small
+    assert widened(small, small > 0)[0] is small
 
 
 def test_unknown_depth_does_not_count_in_the_json() -> None:
     depth = torch.tensor([[0.0, 2.0], [4.0, 6.0]])
     assert to_json({"depth": depth})["depth"] == {"min": 2.0, "median": 4.0, "max": 6.0}
-
-
-def inverse_depth() -> torch.Tensor:
-    """Any real values: negative ones too, one unknown."""
-    values = torch.linspace(-3, 2, H)[:, None].repeat(1, W)
-    values[0, 0] = torch.nan
-    return values
-
-
-def several() -> tuple[dict, Metadata]:
-    """What a student says: every kind at once."""
-    kinds: dict = {}
-    for output, _ in outputs().values():
-        kinds |= output
-    names = Metadata(
-        classes=CLASSES.classes,
-        thing_classes=THINGS.thing_classes,
-        stuff_classes=STUFF.stuff_classes,
-    )
-    return {**kinds, "inverse_depth": inverse_depth()}, names
 
 
 def test_several_kinds_are_drawn_side_by_side_and_described_together(tmp_path: Path) -> None:
@@ -373,10 +272,10 @@ def test_several_kinds_are_drawn_side_by_side_and_described_together(tmp_path: P
     ]  # fmt: skip
     height, width = fit(image).shape[:2]
     whole = Predictor(StubModel(output), "student", mapper, names).draw(image, output)
-    assert whole.shape == (3 * (height + TITLE) + 2 * 12, 3 * width + 2 * 12, 3)
+    assert whole.shape == (3 * height + 2 * TITLE + BALL + 2 * 12, 3 * width + 2 * 12, 3)
     assert np.array_equal(whole[TITLE : TITLE + height, :width], fit(image)), "the image is first"
     first = whole[TITLE : TITLE + height, width + 12 : 2 * width + 12]
-    assert np.array_equal(first, drawn["instances"])
+    assert np.array_equal(first, drawn["instances"].picture)
     assert (whole[:TITLE, :width] < 128).any(), "a title"
     described = to_json(output, names, **save_maps(output, tmp_path / "a"))
     assert {"instances", "sem_seg", "top5", "depth", "inverse_depth", "normals"} < set(described)
@@ -397,7 +296,7 @@ def test_inverse_depth_is_bright_where_it_is_near_and_grey_where_unknown() -> No
     values = torch.full((H, W), -2.0)
     values[:, W // 2 :] = 5.0
     values[H // 2 :, : W // 2] = torch.inf
-    drawn = draw(picture(), {"inverse_depth": values}).astype(int)
+    drawn = draw_kinds(picture(), {"inverse_depth": values})["inverse_depth"].picture.astype(int)
     height, width = drawn.shape[:2]
     far, near, unknown = drawn[70, 30], drawn[70, width - 30], drawn[height - 30, 30]
     assert near.sum() > far.sum() + 300 and unknown.tolist() == [185, 190, 199]
@@ -444,7 +343,8 @@ def test_label_heads_read_as_their_own_evaluations_and_outputs_are_joined(tmp_pa
     assert described["places.top5"][0]["name"] == "sea 2"
     assert list(described["sem_seg"]) == ["road", "sky"]
     drawn = draw_kinds(image, output, joint.metadata)
-    assert not np.array_equal(drawn["classes"], drawn["places.classes"]), "other names"
+    pictures = [drawn[key].picture for key in ("classes", "places.classes")]
+    assert not np.array_equal(*pictures), "other names"
     assert joint.draw(image, output).shape[1] == 3 * fit(image).shape[1] + 2 * 12
     second = {"places.sem_seg": output["sem_seg"]}
     assert save_maps(second, tmp_path / "a") == {"places.sem_seg_file": "a_places_labels.png"}
@@ -455,19 +355,3 @@ def test_metadata_of_labels_prefers_datasets_of_one_kind() -> None:
     joined = joined_metadata({"boxes": both, "segments": STUFF})
     assert joined.get("thing_classes") == ["a thing"]
     assert joined.get("stuff_classes") == ["sky", "road"] and joined.get("ignore_label") == 255
-
-
-def test_prediction_and_truth_of_a_sheet_show_the_kinds_that_both_have(tmp_path: Path) -> None:
-    output, names = several()
-    shown, truth = comparable(output, {"label": 3, "sem_seg": np.zeros((H, W)), "other": 1})
-    assert list(shown) == ["sem_seg", "classes"] and list(truth) == ["label", "sem_seg"]
-    shown, truth = comparable({"inverse_depth": 1}, {"depth": 2, "label": 3})
-    assert shown == {"inverse_depth": 1} and truth == {"depth": 2}
-    assert comparable({"normals": 1}, {"label": 2}) == ({"normals": 1}, {"label": 2})
-    Image.fromarray(picture()).save(tmp_path / "a.png")
-    record = {"file_name": str(tmp_path / "a.png"), "height": H, "width": W, "label": 2}
-    predictor = Predictor(StubModel(output), "student", mapper, names)
-    sheet = predictor.sheet([record])
-    assert sheet.texts[0].get_text() == "student"
-    wide = fit(picture()).shape[1]
-    assert sheet.axes[1].images[0].get_array().shape[1] == wide, "classes alone, beside the class"

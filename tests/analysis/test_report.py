@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -13,47 +12,10 @@ from PIL import Image
 
 from gppf_d2.analysis import draw_routes, write_report
 from gppf_d2.tools.report import main
+from tests.analysis.html_page import Page
 from tests.analysis.run_folders import make_metrics, make_run, write_lines
 
-VOID = {"meta", "link", "img", "source", "br", "hr", "input"}
-SVG_SHAPES = {"path", "rect"}
-
-
-class Page(HTMLParser):
-    """Collects elements and complains about tags that do not match."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == [], f"never closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list) -> None:
-        assert tag in SVG_SHAPES, f"<{tag}/> is no empty element of HTML"
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]}"
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        if not {"style", "title"} & set(self.open):
-            self.words.append(data)
-
-    def all(self, tag: str) -> list[dict]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.words)
+SECTIONS = ["results", "predictions", "routes", "training", "run"]
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +30,10 @@ def test_report_has_every_section_and_its_numbers(report) -> None:
     path, _, page = report
     assert path.name == "report.html"
     anchors = [a.get("id") for a in page.all("section")]
-    assert anchors == ["results", "predictions", "routes", "training", "run"]
-    assert {a["href"] for a in page.all("a")} == {f"#{anchor}" for anchor in anchors}
+    assert anchors == SECTIONS
+    assert {a["href"] for a in page.all("a")} == {"#main", *(f"#{anchor}" for anchor in anchors)}
     words = "demo", "objects", "scenes", "12.34", "box AP", "abc1234", "60 of 60", "50.0%"
+    assert "cannot be shown" not in page.text
     for word in words:
         assert word in page.text
     assert "finished · 60 iterations" in page.text
@@ -100,8 +63,8 @@ def test_style_sheet_is_the_one_its_policy_names(report) -> None:
 def test_every_picture_has_words_and_a_true_size(report, tmp_path: Path) -> None:
     _, _, page = report
     pictures = page.all("img")
-    # one sheet, heat map, curves, agreement, two losses, time, schedule
-    assert len(pictures) == 8 and len(page.all("source")) == 7
+    # one sheet; heat map, curves, agreement, two losses, time and more in two renderings
+    assert len(pictures) >= 8 and len(page.all("source")) == len(pictures) - 1
     for index, picture in enumerate(pictures):
         assert len(picture["alt"]) > 20
         file = tmp_path / str(index)
@@ -138,7 +101,8 @@ def test_crashed_run_shows_what_it_has_and_the_end_of_its_log(tmp_path: Path) ->
     for name in ("results.json", "routes.json", "routes.jsonl", "run.json"):
         (run / name).unlink()
     (run / "predictions" / "objects.png").write_bytes(b"no picture")
-    write_lines(run / "metrics.json", make_metrics(30, ["objects"]))
+    speed = {"eta_seconds": 125.2, "samples_per_second": 12.5}
+    write_lines(run / "metrics.json", [m | speed for m in make_metrics(30, ["objects"])])
     with open(run / "metrics.json", "a") as file:
         file.write('{"iteration": 39, "loss/ob')
     (run / "log.txt").write_text("old line\n" * 50 + "\x1b[31mthe <last> words\x1b[0m\n")
@@ -147,12 +111,16 @@ def test_crashed_run_shows_what_it_has_and_the_end_of_its_log(tmp_path: Path) ->
     assert "the <last> words" in page.text and "\x1b" not in page.text
     assert "There are no routes" in page.text and "no evaluation has finished" in page.text
     assert "objects.png cannot be read as a picture" in page.text
-    assert len(page.all("img")) == 3
+    assert any(image["alt"].startswith("Losses of task objects") for image in page.all("img"))
+    (bar,) = page.all("progress")
+    assert (bar["value"], bar["max"]) == ("30", "60")
+    for words in ("50%", "0:02:05 left", "12.5 samples/s", "last line just now"):
+        assert words in page.text
 
 
 def test_metrics_of_several_datasets_have_a_card_each(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(
-        '{"t": {"night_val/sem_seg/mIoU": NaN, "day_val/sem_seg/mIoU": 0.5, "strange": 1e9,'
+        '{"t": {"night_val/sem_seg/mIoU": null, "day_val/sem_seg/mIoU": 0.5, "strange": 1e9,'
         ' "day_val/bbox/AP-a/b": 1.5}}'
     )
     page = Page(write_report(tmp_path).read_text())
@@ -191,8 +159,21 @@ def test_a_task_with_label_heads_has_its_sheets_its_labels_losses_and_their_weig
     assert "No picture of predictions" not in page.text
     assert sum("Learned weights of the labels" in text for text in words) == 1
     folded = [text for text in words if text.startswith("Losses of label")]
-    assert folded == [
+    assert [text.rstrip(".") for text in folded] == [
         "Losses of label boxes of task student over the iterations, total from 2 at iteration 9 "
         "to 2 at 29"
     ]
     assert "Losses of each label of student" in page.text
+
+
+def test_a_section_that_fails_costs_itself_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> str:
+        raise KeyError("layers")
+
+    monkeypatch.setattr("gppf_d2.analysis.report.routes_section", fail)
+    page = Page(write_report(tmp_path).read_text())
+    assert [a.get("id") for a in page.all("section")] == SECTIONS
+    assert "This section cannot be shown: KeyError: 'layers'" in page.text
+    assert caplog.records[0].exc_info is not None

@@ -1,19 +1,28 @@
-"""Pictures of routes: the numbers behind them, and that they show something."""
+"""Routes: the numbers behind the pictures, what the pictures show, and the report's section."""
 
 from __future__ import annotations
 
+import re
+import time
+
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
-from gppf_d2.analysis.figures import DARK, LIGHT, to_array
-from gppf_d2.analysis.routes import (
-    agreement_figure,
+from gppf_d2.analysis import page, routes_section
+from gppf_d2.analysis.figures import DARK, LIGHT, task_styles, to_array
+from gppf_d2.analysis.route_agreement import agreement_figure, readable_count, task_tree
+from gppf_d2.analysis.route_costs import BackboneCosts
+from gppf_d2.analysis.route_curves import route_curves
+from gppf_d2.analysis.route_tables import (
+    MOST_POINTS,
+    learning_curves,
     probabilities_of,
     route_agreement,
-    route_curves,
-    route_heatmap,
     undecided_layers,
 )
+from gppf_d2.analysis.routes import route_heatmap
+from gppf_d2.analysis.run_folder import RunFolder
 from tests.analysis.run_folders import LAYERS, make_routes
 
 
@@ -51,6 +60,15 @@ def test_tasks_whose_tables_do_not_fit_are_left_out() -> None:
     assert probabilities_of({}) == {}
 
 
+@pytest.mark.parametrize(
+    "table", [None, "text", [[0.5, 0.5]] * 3 + [[1.0]], [[float("nan"), 1.0]] * 4, [[]] * 4]
+)
+def test_tables_that_are_no_numbers_are_left_out(table) -> None:
+    routes = {"layers": LAYERS, "tasks": {"a": {"probabilities": table}, "b": decided([0] * 4)}}
+    assert list(probabilities_of(routes)) == ["b"]
+    assert probabilities_of({"layers": None, "tasks": []}) == {}
+
+
 @pytest.mark.parametrize("num_units", [1, 3])
 def test_heatmap_is_drawn_and_prints_only_undecided_probabilities(num_units: int) -> None:
     routes = {"layers": LAYERS, "tasks": {"a": decided([0] * 4, num_units, 1.0)}}
@@ -76,16 +94,31 @@ def test_heatmap_of_many_layers_stays_within_the_page() -> None:
     assert route_heatmap(routes).get_figwidth() <= 15.01
 
 
-def test_curves_have_a_panel_per_layer_and_a_line_per_task() -> None:
+def test_curves_of_two_units_show_the_probability_of_unit_1() -> None:
     history = [make_routes(step, sharpness=step / 10) for step in (0, 20, 40)]
     figure = route_curves(history, DARK)
     panels = [axes for axes in figure.axes if axes.get_visible()]
-    assert [axes.get_title(loc="left") for axes in panels] == LAYERS
-    for index, axes in enumerate(panels):
+    assert [axes.get_title(loc="left") for axes in panels] == [*LAYERS, "temperature"]
+    for index, axes in enumerate(panels[: len(LAYERS)]):
         for line, task in zip(axes.lines, ("objects", "scenes")):
-            expected = [max(entry["tasks"][task]["probabilities"][index]) for entry in history]
+            expected = [entry["tasks"][task]["probabilities"][index][1] for entry in history]
             assert np.allclose(line.get_ydata(), expected)
+    assert list(panels[-1].lines[0].get_ydata()) == [0.5] * 3
     assert ink(to_array(figure)) > 0.01
+
+
+def test_curves_of_three_units_tell_the_final_unit_and_its_last_change() -> None:
+    routes = [[0, 1, 2, 2], [1, 1, 2, 2], [1, 1, 2, 0]]
+    history = [
+        {"iteration": step, "layers": LAYERS, "tasks": {"a": decided(route, 3, 0.8)}}
+        for step, route in zip((0, 10, 20), routes)
+    ]
+    figure = route_curves(history)
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(panels) == len(LAYERS), "no temperature is known"
+    assert [axes.texts[0].get_text() for axes in panels] == ["1", "1", "2", "0"]
+    assert [list(axes.lines[1].get_xdata()) for axes in panels] == [[10], [], [], [20]]
+    assert np.allclose(panels[0].lines[0].get_ydata(), 0.8)
 
 
 def test_curves_of_a_task_that_joined_late_start_late() -> None:
@@ -94,14 +127,169 @@ def test_curves_of_a_task_that_joined_late_start_late() -> None:
     assert [list(line.get_xdata()) for line in lines] == [[0, 10], [10]]
 
 
+def test_curves_have_the_colours_of_the_run() -> None:
+    order = ["other", "scenes", "objects"]
+    figure = route_curves([make_routes(0)], LIGHT, order)
+    drawn = [to_hex(line.get_color()) for line in figure.axes[0].lines]
+    assert drawn == [task_styles(order, LIGHT)[task]["color"] for task in ("scenes", "objects")]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["scenes", "objects"]
+
+
+def test_long_histories_are_thinned_out_with_their_ends() -> None:
+    tasks = {"a": decided([0] * 4)}
+    history = [{"iteration": i, "layers": LAYERS, "tasks": tasks} for i in range(20_000)]
+    start = time.process_time()
+    steps, values = learning_curves(history).tasks["a"]
+    assert time.process_time() - start < 1
+    assert len(steps) == MOST_POINTS and values.shape == (MOST_POINTS, 4, 2)
+    assert (steps[0], steps[-1]) == (0, 19_999) and np.ptp(np.diff(steps)) <= 1
+
+
+def test_entries_of_another_backbone_are_left_out_of_the_curves() -> None:
+    other = {"iteration": 0, "layers": ["stem"], "tasks": {"objects": decided([0])}}
+    broken = {"iteration": 5, "layers": LAYERS, "tasks": None, "temperature": "hot"}
+    curves = learning_curves([other, broken, make_routes(10)])
+    assert [steps.tolist() for steps, _ in curves.tasks.values()] == [[10], [10]]
+
+
+def test_tree_joins_the_tasks_that_agree_most_and_orders_them_together() -> None:
+    agreement = np.array(
+        [[1, 0.2, 0.2, 0.9], [0.2, 1, 1, 0.4], [0.2, 1, 1, 0.4], [0.9, 0.4, 0.4, 1]]
+    )
+    order, branches = task_tree(agreement)
+    assert {frozenset(order[:2]), frozenset(order[2:])} == {frozenset({0, 3}), frozenset({1, 2})}
+    joined = sorted(min(agreements) for agreements, _ in branches)
+    assert np.allclose(joined, [0.3, 0.9, 1.0]), "the last one is the mean of four pairs"
+    assert all(0 <= row <= 3 for _, rows in branches for row in rows)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_tree_of_equal_tasks_is_flat(count: int) -> None:
+    order, branches = task_tree(np.ones((count, count)))
+    assert sorted(order) == list(range(count)) and len(branches) == count - 1
+    assert all(np.allclose(agreements, 1) for agreements, _ in branches)
+
+
 def test_agreement_figure_prints_every_pair_in_both_themes() -> None:
+    routes = {"layers": LAYERS, "tasks": {"a": decided([0] * 4), "b": decided([0, 1, 1, 0])}}
     for theme in (LIGHT, DARK):
-        figure = agreement_figure(make_routes(0), theme)
-        assert len(figure.axes[0].texts) == 4
+        figure = agreement_figure(routes, theme)
+        matrix, tree = figure.axes
+        assert sorted(text.get_text() for text in matrix.texts) == ["100%", "100%", "50%", "50%"]
+        assert len(tree.lines) == 1
         assert ink(to_array(figure)) > 0.2
+
+
+def test_agreement_figure_puts_shared_parameters_below_the_diagonal() -> None:
+    tasks = {"a": decided([0] * 4), "b": decided([0, 0, 1, 1]), "c": decided([1] * 4)}
+    parameters = 1_000_000 * np.array([[1, 1], [2, 2], [4, 4], [8, 8]])
+    costs = BackboneCosts(tuple(LAYERS), parameters, parameters * 1.0, 0, 0.0, 224)
+    matrix = agreement_figure({"layers": LAYERS, "tasks": tasks}, LIGHT, costs).axes[0]
+    names = [label.get_text() for label in matrix.get_yticklabels()]
+    cells = {text.get_position()[::-1]: text.get_text() for text in matrix.texts}
+    shared = {"ab": "3.0 M", "bc": "12.0 M", "ac": "0"}
+    agreed = {"ab": "50%", "bc": "50%", "ac": "0%"}
+    for (row, column), text in cells.items():
+        pair = "".join(sorted({names[row], names[column]}))
+        assert text == ("15.0 M" if row == column else (shared if row > column else agreed)[pair])
+
+
+def test_agreement_figure_of_one_task_has_no_tree() -> None:
+    figure = agreement_figure(make_routes(0, ["objects"]))
+    assert len(figure.axes) == 1 and figure.axes[0].texts[0].get_text() == "100%"
+
+
+def test_counts_of_parameters_are_readable() -> None:
+    counts = [0, 9_408, 350_000, 996_000, 11_176_512, 407_000_000]
+    assert list(map(readable_count, counts)) == [
+        "0", "9.4 k", "0.35 M", "1.0 M", "11.2 M", "407 M"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("draw", [route_heatmap, agreement_figure, lambda r: route_curves([r])])
 def test_routes_without_probabilities_are_refused(draw) -> None:
     with pytest.raises(ValueError, match="hold"):
         draw({"layers": LAYERS, "tasks": {}, "iteration": 1})
+
+
+RESNET = {
+    "_target_": "gppf_d2.modeling.lego.LegoResNet",
+    "depth": 18, "num_units": 2, "stem_out_channels": 8, "res2_out_channels": 8,
+}  # fmt: skip
+RESNET_LAYERS = ["stem"] + [f"res{stage}.{block}" for stage in (2, 3, 4, 5) for block in (0, 1)]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words of the charts that a section asks for; nothing is drawn."""
+    words: list[str] = []
+
+    def chart(build, alt: str, caption: str = "", wide: bool = False) -> str:
+        words.append(alt)
+        return f"<figure>{caption}</figure>"
+
+    monkeypatch.setattr(page, "chart", chart)
+    return words
+
+
+def run_folder(tmp_path, tasks: dict, config: dict | None = None) -> RunFolder:
+    units = len(next(iter(tasks.values()))["probabilities"][0])
+    entry = {"iteration": 9, "num_units": units, "layers": RESNET_LAYERS, "tasks": tasks}
+    config = {"tasks": {"b": {}, "a": {}}, **(config or {})}
+    return RunFolder(tmp_path, config=config, routes=entry, history=[entry])
+
+
+def test_section_tells_what_tasks_share_and_what_their_routes_cost(tmp_path, drawn) -> None:
+    tasks = {"a": decided([0] * 9), "b": decided([0] * 8 + [1], p=0.7)}
+    html = routes_section.routes_section(run_folder(tmp_path, tasks, {"backbone": RESNET}))
+    assert len(drawn) == 3
+    assert "b 0 of 9, a 9 of 9" in drawn[0] and "iterations 9 to 9" in drawn[1]
+    assert "a and b 89%" in drawn[2]
+    assert "Every task learns" in html and "is arbitrary" in html
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', html)
+    assert [name for name, _ in rows] == ["b", "a"], "in the order of the config"
+    cells = re.findall("<td>(.*?)</td>", rows[0][1])
+    assert cells == ["0.18 M", "50%", "42 M", "74.0 k"]
+    assert "0.35 M parameters in 9 layers of 2 units" in html
+    assert "0.10 M are common to all tasks" in html
+
+
+def test_section_of_one_unit_says_that_there_is_nothing_to_choose(tmp_path, drawn) -> None:
+    folder = run_folder(
+        tmp_path, {"a": decided([0] * 9, num_units=1)}, {"backbone": {**RESNET, "num_units": 1}}
+    )
+    html = routes_section.routes_section(folder)
+    assert drawn == [] and "nothing to choose" in html and "Every task learns" not in html
+    assert "0.18 M parameters in 9 layers of 1 unit." in html and "42 M FLOPs" in html
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({}, "The config describes no backbone."),
+        ({"backbone": {**RESNET, "num_units": 3}}, "describes another backbone than routes.json"),
+        ({"backbone": {"_target_": "nowhere.Net"}}, "cannot be measured"),
+    ],
+)
+def test_section_without_costs_says_why(tmp_path, drawn, config: dict, sentence: str) -> None:
+    folder = run_folder(tmp_path, {"a": decided([0] * 9)}, config)
+    html = routes_section.routes_section(folder)
+    assert sentence in html and 'class="missing"' in html and len(drawn) == 2
+
+
+def test_section_names_the_tasks_whose_route_the_config_fixes(tmp_path, drawn) -> None:
+    tasks = {"a": decided([0] * 9), "b": decided([1] * 9)}
+    some = {"gates": {"mode": {"a": "fixed", "b": "soft"}}}
+    html = routes_section.routes_section(run_folder(tmp_path, tasks, some))
+    assert "The config fixes the units of a." in html and "arbitrary" not in html
+    html = routes_section.routes_section(run_folder(tmp_path, tasks, {"gates": {"mode": "fixed"}}))
+    assert "Every task learns" not in html and "The config fixes which unit" in html
+
+
+def test_section_without_routes_or_history_says_so(tmp_path, drawn) -> None:
+    html = routes_section.routes_section(RunFolder(tmp_path))
+    assert "There are no routes" in html and drawn == []
+    folder = run_folder(tmp_path, {"a": decided([0] * 9)})
+    folder.history = [{"iteration": 1, "tasks": {"a": "torn"}}]
+    html = routes_section.routes_section(folder)
+    assert "How the routes were learned cannot be shown" in html and len(drawn) == 1

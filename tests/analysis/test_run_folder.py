@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,12 @@ def test_last_line_of_history_stands_in_for_missing_routes(tmp_path: Path) -> No
 def test_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a folder"):
         read_run(tmp_path / "nowhere")
+
+
+def test_values_that_are_not_finite_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text(
+        '{"iteration": 9, "loss": NaN, "lr": 1.0}\n{"iteration": 19, "loss": Infinity}\n'
+    )
+    first, second = read_lines(path)
+    assert math.isnan(first["loss"]) and first["lr"] == 1.0 and second["loss"] == math.inf

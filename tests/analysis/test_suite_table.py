@@ -62,3 +62,14 @@ def test_one_table_or_several() -> None:
     assert Column.of("a", None).tables == {}
     with pytest.raises(ValueError, match="has 'tables' and 'table' or 'rows' too"):
         Column.of("a", {**TOP1, "rows": {}})
+
+
+def test_a_paper_of_several_metrics_is_judged_by_the_first() -> None:
+    rows = {"Single": 46.8}
+    paper = {"table": "Table 1", "tasks": {"coco": {"bbox/AP": rows, "segm/AP": {"Single": 42.0}}}}
+    column = Column.of("coco", paper)
+    assert (column.metric, column.tables) == ("bbox/AP", {"Table 1": rows})
+    with pytest.raises(ValueError, match="is of the tasks coco, lvis"):
+        Column.of("a", {"tasks": {**paper["tasks"], "lvis": paper["tasks"]["coco"]}})
+    with pytest.raises(ValueError, match="has 'tasks' and 'rows' too"):
+        Column.of("a", {**paper, "rows": rows})

@@ -20,6 +20,7 @@ SMALL = (
     "train.checkpoint_period=3",
     "train.log_period=1",
     "train.route_period=2",
+    "train.hooks=null",
     "tasks.objects.batch_size=4",
     "tasks.scenes.batch_size=2",
     "tasks.boxes.batch_size=2",

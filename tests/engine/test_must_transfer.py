@@ -76,8 +76,8 @@ def test_the_suite_sweeps_over_twins(official_root: Path, student: Path, tmp_pat
     line = [*configs, "--sweep", "--workers", "2", "--num-processes", "1"]
     line += ["--output", str(tmp_path), "--data-root", str(official_root), "sweep.grid.steps=[2]"]
     assert suite.main([*line, f"train.init_checkpoint={student}"]) == 0
-    ours, *paper = json.loads((tmp_path / "table.json").read_text())["rows"]
-    assert set(ours["values"]) == {"cifar100", "diode_normals"} and len(paper) == 17
+    (ours,) = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert set(ours["values"]) == {"cifar100", "diode_normals"}
     assert all(0 <= value <= 100 for value in ours["values"].values())
     final = load_config(str(tmp_path / "ours/cifar100/final/config.yaml"))
     assert final.tasks.cifar100.train == "cifar100_trainval"

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gppf_d2.engine.step_clock import PARTS
 from tests.engine.runs import (
     PROJECT,
     assert_equal_states,
@@ -29,7 +31,11 @@ TASKS = ["objects", "scenes", "boxes", "parsing", "depth"]
 def finished(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 2 processes over 6 iterations, with every replica compared after every step (I1)."""
     output = tmp_path_factory.mktemp("runs") / "finished"
-    train("mini_r18", output, "train.replica_check_period=1", "train.ema_decay=0.9")
+    pictures = "{pictures: {_target_: gppf_d2.analysis.TrainingPictures, period: 0}}"
+    train(
+        "mini_r18", output, "train.replica_check_period=1", "train.ema_decay=0.9",
+        f"train.hooks={pictures}",
+    )  # fmt: skip
     return output
 
 
@@ -61,8 +67,29 @@ def test_metrics_name_the_task_of_every_loss(finished: Path) -> None:
         assert math.isfinite(last[key]), key
     shares = {task: last[f"wanted_share/{task}"] for task in TASKS}
     assert sum(shares.values()) == pytest.approx(1) and shares["scenes"] == pytest.approx(2 / 7)
+    parts = [last[f"time/{part}"] for part in PARTS]
+    assert min(parts) > 0 and 0.5 * last["time"] < sum(parts) < 1.05 * last["time"]
     for by_name in losses(finished).values():
         assert 1 <= len({name.split("/")[1] for name in by_name}) <= 2, "two ranks, two tasks"
+
+
+def test_run_json_says_what_ran_where_and_on_what(finished: Path) -> None:
+    run = json.loads((finished / "run.json").read_text())
+    assert run["world_size"] == 2 and run["initial_weights"] == ""
+    assert run["hardware"]["host_count"] == 1 and run["hardware"]["gpus"] == []
+    assert run["hardware"]["cpu_cores"] >= 1 and run["hardware"]["cpu"]
+    assert list(run["data"]) == TASKS
+    (trained,), (evaluated,) = (run["data"]["parsing"][k].values() for k in ("train", "evaluation"))
+    assert trained > evaluated > 0
+
+
+def test_hooks_of_the_config_draw_pictures_for_tensorboard(finished: Path) -> None:
+    (events,) = finished.glob("events.out.tfevents*")
+    reader = EventAccumulator(str(events), size_guidance={"images": 0}).Reload()
+    names = reader.Tags()["images"]
+    assert {"routes/probabilities", "routes/agreement", "routes/curves"} <= set(names)
+    (image,) = reader.Images("routes/probabilities")
+    assert image.step in (5, 6) and image.width > 300 and image.height > 200
 
 
 def test_i7_resume_is_bitwise(finished: Path, tmp_path: Path) -> None:

@@ -260,7 +260,6 @@ def test_real_twins_run_through_it(official_root: Path, tmp_path: Path) -> None:
     assert suite.main([*line, "--rows", "fixed=", "dynamic=train.init_route=dynamic"]) == 0
     table = json.loads((tmp_path / "suite/table.json").read_text())
     assert [column["metric"] for column in table["columns"]] == ["voc/AP50", "voc/AP50"]
-    fixed, dynamic, *paper = table["rows"]
-    assert (fixed["name"], dynamic["name"], len(paper)) == ("fixed", "dynamic", 8)
+    fixed, dynamic = table["rows"]  # and none of the paper: a miniature does not meet its numbers
+    assert (fixed["name"], dynamic["name"]) == ("fixed", "dynamic")
     assert all(0 <= value <= 100 for row in (fixed, dynamic) for value in row["values"].values())
-    assert paper[-1]["values"] == {"kitti": 76.1, "clipart": 77.5}

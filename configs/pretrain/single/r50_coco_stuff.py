@@ -8,7 +8,9 @@ Hardware: 7 x 8 GPUs of 32 GB. Not yet run in full.
 """
 
 from ...common.gppf import backbone, gates, input, lr_multiplier, optimizer, schedule, tasks, train
+from ...common.gppf_tasks import SINGLE, table_1
 from ...common.single_task import single_task
 
 single_task("coco_stuff", tasks, backbone, train)
 train.output_dir = "output/single/r50_coco_stuff"
+paper = table_1(SINGLE, "coco_stuff")

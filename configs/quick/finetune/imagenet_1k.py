@@ -20,5 +20,5 @@ from ...finetune.imagenet_1k import (
     train,
 )
 
-shrink_finetune(backbone, tasks, train)
+shrink_finetune(backbone, tasks, train, paper)
 train.output_dir = "output/quick/finetune/imagenet_1k"

@@ -19,6 +19,6 @@ from ...finetune.imagenet_1k_scratch import (
     train,
 )
 
-shrink_finetune(backbone, tasks, train)
+shrink_finetune(backbone, tasks, train, paper)
 train.init_checkpoint = ""
 train.output_dir = "output/quick/finetune/imagenet_1k_scratch"

@@ -30,6 +30,6 @@ def shrink_task(task):
     crop.crop_size = (64, 96)
 
 
-shrink_finetune(backbone, {}, train)
+shrink_finetune(backbone, {}, train, paper)
 shrink_task(tasks.kitti)
 train.output_dir = "output/quick/finetune/kitti_depth"

@@ -20,5 +20,5 @@ from ...finetune.lvis_classifier import (
     train,
 )
 
-shrink_finetune(backbone, tasks, train)
+shrink_finetune(backbone, tasks, train, paper)
 train.output_dir = "output/quick/finetune/lvis_classifier"

@@ -21,5 +21,5 @@ from ....finetune.classification.aircraft import (
     train,
 )
 
-shrink_finetune(backbone, tasks, train)
+shrink_finetune(backbone, tasks, train, paper)
 train.output_dir = "output/quick/finetune/classification/aircraft"

@@ -21,5 +21,5 @@ from ....finetune.classification.cifar100 import (
     train,
 )
 
-shrink_finetune(backbone, tasks, train)
+shrink_finetune(backbone, tasks, train, paper)
 train.output_dir = "output/quick/finetune/classification/cifar100"

@@ -20,5 +20,5 @@ from ....finetune.uodb.comic import (
     train,
 )
 
-shrink_finetune(backbone, tasks, train)
+shrink_finetune(backbone, tasks, train, paper)
 train.output_dir = "output/quick/finetune/uodb/comic"

@@ -21,5 +21,5 @@ from ....must.transfer.nyu_depth import (
     train,
 )
 
-shrink_must_transfer(backbone, tasks, train, sweep)
+shrink_must_transfer(backbone, tasks, train, sweep, paper)
 train.output_dir = "output/quick/must/transfer/nyu_depth"

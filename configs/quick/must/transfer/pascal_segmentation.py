@@ -21,5 +21,5 @@ from ....must.transfer.pascal_segmentation import (
     train,
 )
 
-shrink_must_transfer(backbone, tasks, train, sweep)
+shrink_must_transfer(backbone, tasks, train, sweep, paper)
 train.output_dir = "output/quick/must/transfer/pascal_segmentation"
