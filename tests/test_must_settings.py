@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import SGD
 
-from gppf_d2.analysis.suite_table import Column, build_table
+from gppf_d2.analysis.results.suite_table import Column, build_table
 from gppf_d2.data.catalog import register_all
 from gppf_d2.engine import setup
 from gppf_d2.engine.config import load_config

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import SGD, AdamW
 
-from gppf_d2.analysis.paper import read_paper
+from gppf_d2.analysis.results.paper import read_paper
 from gppf_d2.data.batch_transforms import CopyPaste, MixUpCutMix
 from gppf_d2.data.mappers import LargeScaleJitterMapper
 from gppf_d2.engine import setup

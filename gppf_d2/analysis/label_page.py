@@ -18,11 +18,11 @@ import numpy as np
 from detectron2.data import Metadata
 
 from gppf_d2.analysis import page
-from gppf_d2.analysis.class_names import class_colors, class_name
-from gppf_d2.analysis.drawing import draw
 from gppf_d2.analysis.figures import write_file
 from gppf_d2.analysis.label_summary import summary_sections
-from gppf_d2.analysis.pictures import fit
+from gppf_d2.analysis.predictions.class_names import class_colors, class_name
+from gppf_d2.analysis.predictions.drawing import draw
+from gppf_d2.analysis.predictions.pictures import fit
 from gppf_d2.data.index.pseudo_labels import PseudoLabelSource
 from gppf_d2.data.label_outputs import as_output
 from gppf_d2.data.mappers.reading import read_image

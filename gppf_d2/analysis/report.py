@@ -17,13 +17,14 @@ from pathlib import Path
 
 from gppf_d2.analysis import page
 from gppf_d2.analysis.figures import save_png, write_file
-from gppf_d2.analysis.results import results_section, value_of
-from gppf_d2.analysis.routes import probabilities_of, route_heatmap
-from gppf_d2.analysis.routes_section import routes_section
+from gppf_d2.analysis.results.section import results_section, value_of
+from gppf_d2.analysis.routes.heatmap import route_heatmap
+from gppf_d2.analysis.routes.section import routes_section
+from gppf_d2.analysis.routes.tables import probabilities_of
 from gppf_d2.analysis.run_folder import RunFolder, read_run
 from gppf_d2.analysis.run_section import ago, last_line, run_section
-from gppf_d2.analysis.similarity_section import similarity_section
-from gppf_d2.analysis.training_section import training_section
+from gppf_d2.analysis.similarity.section import similarity_section
+from gppf_d2.analysis.training.section import training_section
 
 logger = logging.getLogger(__name__)
 

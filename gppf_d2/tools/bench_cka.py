@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gppf_d2.analysis.cka import CKA, linear_kernel
+from gppf_d2.analysis.similarity.cka import CKA, linear_kernel
 
 SIZE = 64  # pixels
 STAGES = [(64, 1, 4), (256, 3, 4), (512, 4, 8), (1024, 6, 16), (2048, 3, 32)]

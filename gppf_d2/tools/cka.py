@@ -28,9 +28,11 @@ import torch
 from detectron2.utils import comm
 from tabulate import tabulate
 
-from gppf_d2.analysis.features import Layers
 from gppf_d2.analysis.figures import save_png
-from gppf_d2.analysis.similarity import (
+from gppf_d2.analysis.similarity.features import Layers
+from gppf_d2.analysis.similarity.figures import pair_figure, similarity_figure
+from gppf_d2.analysis.similarity.images import SquareImages, plan_batches, read_batches
+from gppf_d2.analysis.similarity.similarity import (
     FOLDER,
     KERNELS,
     Network,
@@ -38,8 +40,6 @@ from gppf_d2.analysis.similarity import (
     accumulate,
     choose_kernel,
 )
-from gppf_d2.analysis.similarity_figures import pair_figure, similarity_figure
-from gppf_d2.analysis.similarity_images import SquareImages, plan_batches, read_batches
 from gppf_d2.data.index.image_files import open_images
 from gppf_d2.distributed.consensus import agreed
 from gppf_d2.engine.errors import UserError, sentence, show_traceback

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from torch import nn
 
-from gppf_d2.analysis.features import Layers, Pixels, module_layers, route_layers
+from gppf_d2.analysis.similarity.features import Layers, Pixels, module_layers, route_layers
 from gppf_d2.data.samples import one_line
 from gppf_d2.engine.checkpoint import Checkpointer, read_checkpoint
 from gppf_d2.engine.config import load_config
@@ -99,7 +99,7 @@ def load_networks(texts: Sequence[str], pattern: str = "", timm_model: str = "")
 
     Args:
         texts: the MODELs.
-        pattern: which layers, see `gppf_d2.analysis.features.matching`; "" takes all.
+        pattern: which layers, see `gppf_d2.analysis.similarity.features.matching`; "" takes all.
         timm_model: timm's name of the model whose weights the files hold that are neither a
             ResNet's nor a Swin's.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gppf_d2.analysis.figures import save_png
-from gppf_d2.analysis.prediction_sheets import ORDERS
+from gppf_d2.analysis.predictions.prediction_sheets import ORDERS
 from gppf_d2.engine.checkpoint import Checkpointer
 from gppf_d2.engine.config import load_config
 from gppf_d2.engine.errors import UserError

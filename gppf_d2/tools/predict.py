@@ -27,8 +27,8 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from gppf_d2.analysis.figures import write_file
-from gppf_d2.analysis.output_files import save_maps
-from gppf_d2.analysis.predictions import (
+from gppf_d2.analysis.predictions.output_files import save_maps
+from gppf_d2.analysis.predictions.predictor import (
     JointPredictor,
     Predictor,
     UnreadableImageError,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from gppf_d2.analysis.comparison import write_comparison
+from gppf_d2.analysis.comparison.page import write_comparison
 from gppf_d2.analysis.figures import write_file
 from gppf_d2.analysis.live import LivePage, LiveServer
 from gppf_d2.analysis.report import report_page, write_report

@@ -34,7 +34,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gppf_d2.analysis.suite_table import (
+from gppf_d2.analysis.results.suite_table import (
     RECORD,
     Column,
     build_table,

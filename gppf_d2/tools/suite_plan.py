@@ -14,7 +14,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from gppf_d2.analysis.suite_table import Column, read_record
+from gppf_d2.analysis.results.suite_table import Column, read_record
 from gppf_d2.engine.checkpoint import Checkpointer
 from gppf_d2.engine.config import load_config
 from gppf_d2.engine.errors import UserError

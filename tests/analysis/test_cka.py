@@ -12,8 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gppf_d2.analysis import cka as module
-from gppf_d2.analysis.cka import CKA, block_structure, linear_kernel, median_distance, rbf_kernel
+from gppf_d2.analysis.similarity import cka as module
+from gppf_d2.analysis.similarity.cka import (
+    CKA,
+    block_structure,
+    linear_kernel,
+    median_distance,
+    rbf_kernel,
+)
 from gppf_d2.distributed.collective_log import CollectiveLog
 from tests.harness import run_distributed
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gppf_d2.analysis import comparison as comparison_module
-from gppf_d2.analysis.cka import block_structure
-from gppf_d2.analysis.comparison import run_names, write_comparison
-from gppf_d2.analysis.comparison_figures import (
+from gppf_d2.analysis.comparison import page as comparison_module
+from gppf_d2.analysis.comparison.config_differences import config_differences
+from gppf_d2.analysis.comparison.figures import (
     DASHES,
     last_common_step,
     mark,
@@ -20,10 +19,11 @@ from gppf_d2.analysis.comparison_figures import (
     overlay,
     run_styles,
 )
-from gppf_d2.analysis.comparison_results import best_places, result_rows
-from gppf_d2.analysis.config_differences import config_differences
+from gppf_d2.analysis.comparison.page import run_names, write_comparison
+from gppf_d2.analysis.comparison.results import best_places, result_rows
 from gppf_d2.analysis.figures import DARK, LIGHT, LINE_STYLES
-from gppf_d2.analysis.similarity import Network, Similarity
+from gppf_d2.analysis.similarity.cka import block_structure
+from gppf_d2.analysis.similarity.similarity import Network, Similarity
 from gppf_d2.tools.report import main
 from tests.analysis.html_page import Page
 from tests.analysis.run_folders import make_routes, make_run, write_lines

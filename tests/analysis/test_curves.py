@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from gppf_d2.analysis.curves import (
+from gppf_d2.analysis.figures import DARK, to_array
+from gppf_d2.analysis.training.curves import (
     SIZE,
     evaluation_figure,
     loss_figure,
@@ -17,8 +18,7 @@ from gppf_d2.analysis.curves import (
     time_figure,
     weight_figure,
 )
-from gppf_d2.analysis.figures import DARK, to_array
-from gppf_d2.analysis.scalars import MOST_POINTS
+from gppf_d2.analysis.training.scalars import MOST_POINTS
 from tests.analysis.run_folders import make_metrics
 from tests.analysis.test_scalars import label_metrics
 

@@ -10,8 +10,14 @@ import torch
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 
-from gppf_d2.analysis.class_bars import rank_of
-from gppf_d2.analysis.image_scores import ImageScore, depth_errors, match, mean_iou, score_image
+from gppf_d2.analysis.predictions.class_bars import rank_of
+from gppf_d2.analysis.predictions.image_scores import (
+    ImageScore,
+    depth_errors,
+    match,
+    mean_iou,
+    score_image,
+)
 from gppf_d2.evaluation.depth import DepthEvaluator
 from gppf_d2.evaluation.normals import NormalsEvaluator
 

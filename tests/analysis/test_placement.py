@@ -7,8 +7,8 @@ from detectron2.data import Metadata
 
 from gppf_d2.analysis import draw
 from gppf_d2.analysis.figures import DARK
-from gppf_d2.analysis.keys import Scale, Swatch, line_height, pixels_of, strip
-from gppf_d2.analysis.placement import Label, Place, box_places, placed, write_labels
+from gppf_d2.analysis.predictions.keys import Scale, Swatch, line_height, pixels_of, strip
+from gppf_d2.analysis.predictions.placement import Label, Place, box_places, placed, write_labels
 from tests.analysis.made_outputs import instances, picture
 
 

@@ -15,12 +15,16 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from gppf_d2.analysis import Predictor, draw, find_images, truth_of
-from gppf_d2.analysis.class_names import class_colors
-from gppf_d2.analysis.drawing import draw_kinds
-from gppf_d2.analysis.output_files import save_maps, to_json
-from gppf_d2.analysis.pictures import TITLE, fit
-from gppf_d2.analysis.pixel_maps import BALL, depth_limits, normal_colors, widened
-from gppf_d2.analysis.predictions import JointPredictor, UnreadableImageError, joined_metadata
+from gppf_d2.analysis.predictions.class_names import class_colors
+from gppf_d2.analysis.predictions.drawing import draw_kinds
+from gppf_d2.analysis.predictions.output_files import save_maps, to_json
+from gppf_d2.analysis.predictions.pictures import TITLE, fit
+from gppf_d2.analysis.predictions.pixel_maps import BALL, depth_limits, normal_colors, widened
+from gppf_d2.analysis.predictions.predictor import (
+    JointPredictor,
+    UnreadableImageError,
+    joined_metadata,
+)
 from tests.analysis.made_outputs import (
     CLASSES,
     STUFF,

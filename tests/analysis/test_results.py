@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gppf_d2.analysis.results import results_section
+from gppf_d2.analysis.results.section import results_section
 from gppf_d2.analysis.run_folder import read_run
 from gppf_d2.analysis.run_section import run_section
 from tests.analysis.html_page import Page

@@ -10,8 +10,8 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-from gppf_d2.analysis import route_costs
-from gppf_d2.analysis.route_costs import BackboneCosts, costs_of_config, measure_costs
+from gppf_d2.analysis.routes import costs as route_costs
+from gppf_d2.analysis.routes.costs import BackboneCosts, costs_of_config, measure_costs
 from gppf_d2.modeling.lego import LegoResNet, LegoSwin, LegoTimm, extract_route
 from gppf_d2.modeling.lego.backbone import LegoBackbone
 from gppf_d2.modeling.lego.units import DeformableConv

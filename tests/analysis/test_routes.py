@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from gppf_d2.analysis import page, routes_section
+from gppf_d2.analysis import page
 from gppf_d2.analysis.figures import DARK, LIGHT, task_styles, to_array
-from gppf_d2.analysis.route_agreement import agreement_figure, readable_count, task_tree
-from gppf_d2.analysis.route_costs import BackboneCosts
-from gppf_d2.analysis.route_curves import route_curves
-from gppf_d2.analysis.route_tables import (
+from gppf_d2.analysis.routes import section as routes_section
+from gppf_d2.analysis.routes.agreement import agreement_figure, readable_count, task_tree
+from gppf_d2.analysis.routes.costs import BackboneCosts
+from gppf_d2.analysis.routes.curves import route_curves
+from gppf_d2.analysis.routes.heatmap import route_heatmap
+from gppf_d2.analysis.routes.tables import (
     MOST_POINTS,
     learning_curves,
     probabilities_of,
     route_agreement,
     undecided_layers,
 )
-from gppf_d2.analysis.routes import route_heatmap
 from gppf_d2.analysis.run_folder import RunFolder
 from tests.analysis.run_folders import LAYERS, make_routes
 

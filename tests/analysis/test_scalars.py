@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from gppf_d2.analysis.scalars import (
+from gppf_d2.analysis.training.scalars import (
     Scalars,
     loss_labels,
     loss_names,

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from gppf_d2.analysis import Predictor, SheetRow, contact_sheet, draw
-from gppf_d2.analysis.error_maps import MISSED, RIGHT, WRONG, draw_errors, error_scales
 from gppf_d2.analysis.figures import save_png, to_array
-from gppf_d2.analysis.keys import pixels_of
-from gppf_d2.analysis.pictures import TITLE, fit
-from gppf_d2.analysis.prediction_sheets import comparable
+from gppf_d2.analysis.predictions.error_maps import MISSED, RIGHT, WRONG, draw_errors, error_scales
+from gppf_d2.analysis.predictions.keys import pixels_of
+from gppf_d2.analysis.predictions.pictures import TITLE, fit
+from gppf_d2.analysis.predictions.prediction_sheets import comparable
 from tests.analysis.made_outputs import (
     STUFF,
     THINGS,

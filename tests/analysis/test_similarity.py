@@ -13,10 +13,24 @@ import torchvision
 from PIL import Image
 from torch import Tensor, nn
 
-from gppf_d2.analysis.features import Layers, Pixels, default_layers, module_layers, route_layers
 from gppf_d2.analysis.figures import DARK, LIGHT
 from gppf_d2.analysis.run_folder import RunFolder
-from gppf_d2.analysis.similarity import (
+from gppf_d2.analysis.similarity.features import (
+    Layers,
+    Pixels,
+    default_layers,
+    module_layers,
+    route_layers,
+)
+from gppf_d2.analysis.similarity.figures import (
+    OUTLINED,
+    pair_figure,
+    similarity_figure,
+    stages_of,
+)
+from gppf_d2.analysis.similarity.images import SquareImages, plan_batches, read_batches
+from gppf_d2.analysis.similarity.section import similarity_section
+from gppf_d2.analysis.similarity.similarity import (
     FOLDER,
     Network,
     Similarity,
@@ -24,14 +38,6 @@ from gppf_d2.analysis.similarity import (
     choose_kernel,
     kernels_of,
 )
-from gppf_d2.analysis.similarity_figures import (
-    OUTLINED,
-    pair_figure,
-    similarity_figure,
-    stages_of,
-)
-from gppf_d2.analysis.similarity_images import SquareImages, plan_batches, read_batches
-from gppf_d2.analysis.similarity_section import similarity_section
 from gppf_d2.modeling.lego import LegoResNet
 from gppf_d2.modeling.multitask import MultiTaskModel
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gppf_d2.analysis.suite_table import Column, build_table, to_markdown
+from gppf_d2.analysis.results.suite_table import Column, build_table, to_markdown
 
 TOP1 = {
     "metric": "classification/top1",

@@ -14,10 +14,10 @@ from detectron2.utils.events import EventStorage, TensorboardXWriter
 from PIL import Image
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from gppf_d2.analysis import training_pictures
 from gppf_d2.analysis.figures import new_figure, to_array
 from gppf_d2.analysis.run_folder import RunFolder, read_run
-from gppf_d2.analysis.training_pictures import TrainingPictures, run_pictures
+from gppf_d2.analysis.training import pictures as training_pictures
+from gppf_d2.analysis.training.pictures import TrainingPictures, run_pictures
 from tests.analysis.run_folders import make_metrics, make_routes, make_run
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gppf_d2.analysis.run_folder import RunFolder
-from gppf_d2.analysis.training_section import has_choice, training_charts, training_section
+from gppf_d2.analysis.training.section import has_choice, training_charts, training_section
 from tests.analysis.run_folders import make_metrics, make_routes
 
 

@@ -23,7 +23,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from scipy.io import loadmat
 
-from gppf_d2.analysis.predictions import Predictor
+from gppf_d2.analysis.predictions.predictor import Predictor
 from gppf_d2.data.catalog import imagenet, imagenet_21k
 from gppf_d2.data.catalog.imagenet import classes_of
 from gppf_d2.data.index import open_records, open_source

@@ -21,7 +21,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from gppf_d2.analysis.predictions import Predictor
+from gppf_d2.analysis.predictions.predictor import Predictor
 from gppf_d2.data.catalog import ade20k, coco_stuff, voc_2012_aug
 from gppf_d2.data.index import open_records
 from gppf_d2.data.mappers import SemanticMapper

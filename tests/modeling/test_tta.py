@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from detectron2.config import LazyCall as L
 from torch import nn
 
-from gppf_d2.analysis.predictions import Predictor
+from gppf_d2.analysis.predictions.predictor import Predictor
 from gppf_d2.data.mappers import SemanticMapper
 from gppf_d2.engine.evaluate import _infer
 from gppf_d2.modeling.tta import SemanticTTA, augmented

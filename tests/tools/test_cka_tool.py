@@ -16,8 +16,8 @@ import torchvision
 from PIL import Image
 from torchvision.models.resnet import Bottleneck
 
-from gppf_d2.analysis.features import Layers
-from gppf_d2.analysis.similarity import Similarity
+from gppf_d2.analysis.similarity.features import Layers
+from gppf_d2.analysis.similarity.similarity import Similarity
 from gppf_d2.engine.config import config_text, load_config
 from gppf_d2.engine.setup import build_model, build_tasks
 from gppf_d2.export.backbone import export_backbone

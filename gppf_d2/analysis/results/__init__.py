@@ -1,0 +1,1 @@
+"""What a run reached: cards and tables of metrics, the paper's beside them, tables of many runs."""
