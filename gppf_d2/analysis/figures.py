@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,24 @@ def readable_on(color: tuple | str) -> str:
     return "#000000" if float(linear @ (0.2126, 0.7152, 0.0722)) > 0.179 else "#ffffff"
 
 
+def without_formulas(figure: Figure) -> Figure:
+    """The figure itself, with dollar signs in names of tasks, classes and files as letters;
+    matplotlib would set what stands between two of them as a formula, or fail at it. Its own
+    numbers ("10⁻³") stay."""
+    for text in figure.findobj(Text):
+        words = text.get_text()  # "" of numbers at axes that are not drawn yet
+        if "$" in words and "\\mathdefault" not in words:
+            text.set_parse_math(False)
+    return figure
+
+
 def png_bytes(figure: Figure, dpi: int = 160) -> bytes:
     """The figure as a PNG file in memory; its label is the file's "Description"."""
     buffer = io.BytesIO()
     words = {"Description": figure.get_label()} if figure.get_label() else None
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor=figure.get_facecolor(), metadata=words)
+    without_formulas(figure).savefig(
+        buffer, format="png", dpi=dpi, facecolor=figure.get_facecolor(), metadata=words
+    )
     return buffer.getvalue()
 
 
@@ -141,6 +155,6 @@ def write_file(path: str | Path, content: bytes) -> Path:
 def to_array(figure: Figure, dpi: int = 100) -> np.ndarray:
     """The figure's pixels, uint8 [H, W, 3]."""
     figure.set_dpi(dpi)
-    canvas = FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(without_formulas(figure))
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

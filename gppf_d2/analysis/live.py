@@ -149,7 +149,10 @@ class _Handler(BaseHTTPRequestHandler):
             answer = Answer(HTTPStatus.NOT_FOUND, b"There is one page here: /\n")
         else:
             answer = self.server.page.answer()
-        known = {tag.strip() for tag in self.headers.get("If-None-Match", "").split(",")}
+        known = {
+            tag.strip().removeprefix("W/")
+            for tag in self.headers.get("If-None-Match", "").split(",")
+        }
         same = answer.status == HTTPStatus.OK and answer.tag in known
         self.send_response(HTTPStatus.NOT_MODIFIED if same else answer.status)
         if answer.status == HTTPStatus.OK:

@@ -27,7 +27,7 @@ from gppf_d2.analysis.figures import DARK, LIGHT, Theme, to_array
 CHART_DPI = 160
 CSS_DPI = 96  # pixels an inch on a page
 WIDEST_SHEET = 1800  # pixels of an embedded sheet
-LONGEST_WEBP = 16_383  # pixels of a side, the format's limit
+LONGEST_WEBP, LONGEST_JPEG = 16_383, 65_500  # pixels of a side, the formats' limits
 PHOTO_QUALITY = 82
 LONG = ' class="long"'
 
@@ -69,11 +69,12 @@ def photograph(path: Path, alt: str, caption: str = "") -> str:
         with Image.open(path) as file:
             image = file.convert("RGB")
             alt = file.info.get("Description") or alt
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return missing(f"{path.name} cannot be read as a picture ({error}).")
-    if image.width > WIDEST_SHEET:
-        height = max(1, round(image.height * WIDEST_SHEET / image.width))
-        image = image.resize((WIDEST_SHEET, height), Image.Resampling.LANCZOS)
+    factor = min(WIDEST_SHEET / image.width, LONGEST_JPEG / image.height)
+    if factor < 1:
+        size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+        image = image.resize(size, Image.Resampling.LANCZOS)
     picture = (
         f'<img class="sheet" src="{_uri(image)}" width="{image.width}" height="{image.height}" '
         f'alt="{escape(alt)}">'

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from gppf_d2.analysis import page
 from gppf_d2.analysis.figures import save_png, write_file
-from gppf_d2.analysis.results.section import results_section, value_of
+from gppf_d2.analysis.results.section import results_section
 from gppf_d2.analysis.routes.heatmap import route_heatmap
-from gppf_d2.analysis.routes.section import routes_section
+from gppf_d2.analysis.routes.section import in_order, routes_section
 from gppf_d2.analysis.routes.tables import probabilities_of
-from gppf_d2.analysis.run_folder import RunFolder, read_run
+from gppf_d2.analysis.run_folder import RunFolder, finite, read_run
 from gppf_d2.analysis.run_section import ago, last_line, run_section
 from gppf_d2.analysis.similarity.section import similarity_section
 from gppf_d2.analysis.training.section import training_section
@@ -42,7 +42,10 @@ def write_report(run_dir: str | Path) -> Path:
         ValueError: ``run_dir`` is not a folder.
     """
     folder = read_run(run_dir)
-    _draw_routes(folder)
+    try:
+        _draw_routes(folder)
+    except Exception:  # what nobody expects costs this picture, not the page
+        logger.warning("The routes of %s cannot be drawn", folder.path, exc_info=True)
     return write_file(folder.path / "report.html", report_page(folder).encode("utf-8", "replace"))
 
 
@@ -120,9 +123,10 @@ def _shown(build: Callable[[RunFolder], str], folder: RunFolder, anchor: str, ti
 
 
 def _draw_routes(folder: RunFolder) -> Path | None:
-    if not probabilities_of(folder.routes):
+    routes = in_order(folder)
+    if not probabilities_of(routes):
         return None
-    return save_png(route_heatmap(folder.routes), folder.path / "routes.png")
+    return save_png(route_heatmap(routes), folder.path / "routes.png")
 
 
 def _header(folder: RunFolder) -> str:
@@ -165,5 +169,5 @@ def _state(folder: RunFolder) -> str:
 
 def _last(folder: RunFolder, key: str) -> float | None:
     """The newest finite number under a key of the metrics."""
-    values = (value_of(entry.get(key)) for entry in reversed(folder.metrics))
+    values = (finite(entry.get(key)) for entry in reversed(folder.metrics))
     return next((value for value in values if value is not None), None)

@@ -62,7 +62,8 @@ class RunFolder:
     def max_iter(self) -> int | None:
         """Iterations that the config asks for."""
         value = _mapping(self.config.get("train")).get("max_iter")
-        return int(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+        value = finite(value)
+        return None if value is None else int(value)
 
     @property
     def iterations(self) -> int:
@@ -122,14 +123,19 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _parse(line: bytes) -> Any:
-    """The JSON of a line, None of a torn one; only json reads the NaN of a diverged loss."""
+    """The JSON of a line, None of a torn one; only json reads the NaN of a diverged loss. Integers
+    that are too long for 64 bits become floats, which may be infinite."""
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
         try:
-            return json.loads(line)
-        except ValueError:
+            return json.loads(line, parse_int=_number)
+        except (ValueError, RecursionError):
             return None
+
+
+def _number(digits: str) -> int | float:
+    return int(digits) if len(digits) < 19 else float(digits)
 
 
 def tasks_of(metrics: Iterable[dict[str, Any]]) -> list[str]:
@@ -145,6 +151,15 @@ def tasks_of(metrics: Iterable[dict[str, Any]]) -> list[str]:
     return list(names)
 
 
+def finite(value: Any) -> float | None:
+    """A value that a run wrote as a finite number, None for every other: text, NaN, an integer that
+    no float can hold."""
+    try:
+        return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
@@ -155,7 +170,7 @@ def _read_object(path: Path, what: str, missing: list[str]) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         missing.append(f"{path.name} cannot be read ({error}), so {what} cannot be shown.")
         return {}
     if not isinstance(content, dict) or not content:
@@ -170,7 +185,7 @@ def _read_config(path: Path, missing: list[str]) -> dict[str, Any]:
         return {}
     try:
         return _mapping(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValueError, OSError) as error:
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
         first = str(error).splitlines()[0]
         missing.append(f"config.yaml cannot be read ({first}).")
         return {}

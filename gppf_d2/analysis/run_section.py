@@ -6,8 +6,8 @@ What a folder lacks is said here too, and of a run that is not finished the end 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import math
 import re
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gppf_d2.analysis import page
-from gppf_d2.analysis.run_folder import RunFolder
+from gppf_d2.analysis.run_folder import RunFolder, finite
 
 LOG_LINES = 20
 
@@ -49,7 +49,7 @@ def describe_hardware(run: Mapping[str, Any]) -> dict[str, str]:
     else:
         count, name = run.get("num_gpus"), run.get("device") or "GPU"
         devices = f"{count} × {name}" if count else "none" if count == 0 else ""
-    cores, memory = hardware.get("cpu_cores"), hardware.get("memory_gb")
+    cores, memory = hardware.get("cpu_cores"), finite(hardware.get("memory_gb"))
     cpu = " · ".join(
         text for text in (str(hardware.get("cpu") or ""), f"{cores} cores" if cores else "") if text
     )
@@ -57,7 +57,7 @@ def describe_hardware(run: Mapping[str, Any]) -> dict[str, str]:
         "Hosts": str(hardware.get("host_count") or ""),
         "GPUs": devices,
         "CPU": cpu,
-        "Memory": f"{memory:,.0f} GB" if isinstance(memory, (int, float)) else "",
+        "Memory": "" if memory is None else f"{memory:,.0f} GB",
     }
     return {name: text for name, text in words.items() if text}
 
@@ -152,6 +152,8 @@ def _log_tail(path: Path) -> str:
 
 
 def _date(value: Any) -> str | None:
-    if isinstance(value, (int, float)) and math.isfinite(value):
-        return datetime.datetime.fromtimestamp(value).astimezone().strftime("%Y-%m-%d %H:%M")
+    seconds = finite(value)
+    if seconds is not None:
+        with contextlib.suppress(ValueError, OverflowError, OSError):  # years that no clock has
+            return datetime.datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
     return str(value) if value else None

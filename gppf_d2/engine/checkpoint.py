@@ -96,6 +96,19 @@ class Checkpointer:
         return None
 
 
+def newest_checkpoint(folder: str | os.PathLike) -> Path:
+    """The newest checkpoint of a run that can be read: the last numbered one, or
+    ``model_final.pth`` where that alone was kept.
+
+    Raises:
+        UserError: there is none, or none that can be read.
+    """
+    found, final = Checkpointer(folder).latest(), Path(folder) / "model_final.pth"
+    if found is None and not final.is_file():
+        raise UserError(f"There is no checkpoint in {os.fspath(folder)!r}; train first.")
+    return found[0] if found else final
+
+
 def write_atomically(path: Path, write: Any) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then rename it to ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,12 +19,13 @@ def machine(device: torch.device) -> dict[str, Any]:
         device: where it computes.
 
     Returns:
-        {"host", "gpu", "cpu", "cpu_cores", "memory_gb"}; "gpu" is (index, name) or None, the cores
-        are those that the process may use.
+        {"host", "gpu", "cpu", "cpu_cores", "memory_gb"}; "gpu" is (what tells it from others, name)
+        or None, the cores are those that the process may use.
     """
     gpu = None
-    if device.type == "cuda":
-        gpu = (torch.cuda.current_device(), torch.cuda.get_device_name())
+    if device.type == "cuda":  # every process may see another GPU as its number 0
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        gpu = (str(properties.uuid), properties.name)
     pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     affinity = getattr(os, "sched_getaffinity", None)
     return {
@@ -58,7 +59,7 @@ def _processor() -> str:
     """The processor's name; where the system does not tell, its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
+    except (OSError, ValueError):
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()

@@ -2,6 +2,12 @@
 
 On a GPU the host only queues the work, so laps are CUDA events on the current stream, read when the
 metrics are reduced; elsewhere they are readings of the host's clock. No lap waits for the device.
+
+    data      waiting for the batch and copying it to the device
+    forward   the losses, with the statistics that ranks merge on the way
+    backward  the gradients; full buckets leave meanwhile
+    exchange  what is left of sending, the wait for slower ranks, the buffers of heads
+    update    clipping, the optimizer's step, the averaged parameters
 """
 
 from __future__ import annotations

@@ -269,6 +269,10 @@ class Training:
         extra = self.session.cfg.train.get("hooks") or {}
 
         def build() -> list[HookBase]:
+            if not isinstance(extra, Mapping):
+                raise UserError(
+                    f"train.hooks is {extra!r}; give a mapping of names to LazyCalls of hooks."
+                )
             built = {name: instantiate(hook) for name, hook in extra.items() if hook is not None}
             for name, hook in built.items():
                 if not isinstance(hook, HookBase):

@@ -81,6 +81,10 @@ def prepare(args: argparse.Namespace) -> Job:
         os.environ["DETECTRON2_DATASETS"] = args.data_root
     if not args.bandwidth > 0:
         raise UserError(f"--bandwidth is {args.bandwidth:g}; give a positive number, such as 1.")
+    if args.bandwidth != 1 and args.kernel != "rbf":
+        raise UserError(
+            f"--bandwidth is of the rbf kernel, the kernel is {args.kernel}; add --kernel rbf."
+        )
     if args.workers < 0:
         raise UserError(f"--workers is {args.workers}; give 0 or more processes.")
     if args.images and not os.path.isdir(args.images):
@@ -169,7 +173,8 @@ def tell(similarity: Similarity) -> str:
     rows = []
     for name in similarity.names:
         block, layers = similarity.blocks[name], similarity.layers_of(name)
-        rows.append((name, f"{block.score:.3f}", f"{layers[block.first]} to {layers[block.last]}"))
+        where = f"{layers[block.first]} to {layers[block.last]}" if block.score else "none"
+        rows.append((name, f"{block.score:.3f}", where))
     text = tabulate(rows, headers=["network", "block structure", "block"], disable_numparse=True)
     if similarity.pairs:
         means = [

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from torch import nn
 
 from gppf_d2.analysis.similarity.features import Layers, Pixels, module_layers, route_layers
 from gppf_d2.data.samples import one_line
-from gppf_d2.engine.checkpoint import Checkpointer, read_checkpoint
+from gppf_d2.engine.checkpoint import newest_checkpoint, read_checkpoint
 from gppf_d2.engine.config import load_config
 from gppf_d2.engine.errors import UserError
 from gppf_d2.engine.setup import build_tasks, load_model
@@ -64,7 +65,8 @@ class _Asked:
     @classmethod
     def of(cls, text: str) -> _Asked:
         name, equals, rest = text.partition("=")
-        if not (equals and name) or "/" in name or os.path.exists(text):
+        whole = os.path.exists(text) or os.path.exists(text.rpartition(":")[0])
+        if not (equals and name) or "/" in name or whole:  # "lr=0.1:scenes" may be a run
             name, rest = "", text
         source, colon, part = rest.rpartition(":")
         if not colon or os.path.exists(rest) or rest.endswith(SUFFIXES):
@@ -124,6 +126,10 @@ def load_networks(texts: Sequence[str], pattern: str = "", timm_model: str = "")
                 f"{asked.source!r} is neither a run folder, nor a weights file "
                 f"({', '.join(SUFFIXES)}), nor a FILE.py:function; check the path."
             )
+    if timm_model and not any(isinstance(network.root, LegoTimm) for network, _ in found):
+        raise UserError(
+            f"--timm-model is {timm_model!r}, but no file has weights of it; leave it out."
+        )
     return Loaded(_with_unique_names(found), next(iter(runs)).parent if runs else None)
 
 
@@ -145,11 +151,7 @@ def _newest(folder: Path) -> Path:
             f"There is no run in '{folder}' (no config.yaml); give the output folder of a run of "
             "train_net.py."
         )
-    final = folder / "model_final.pth"
-    files = [final] if final.is_file() else Checkpointer(folder).files()
-    if not files:
-        raise UserError(f"There is no checkpoint in '{folder}'; train first.")
-    return files[-1]
+    return newest_checkpoint(folder)
 
 
 def _of_run(
@@ -184,9 +186,10 @@ def _call(asked: _Asked) -> nn.Module:
     path, where = Path(asked.source).expanduser(), f"'{asked.source}:{asked.part}'"
     if not path.is_file():
         raise UserError(f"There is no file '{asked.source}'.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"model_file_{path.stem}", path)
     assert spec is not None and spec.loader is not None, path
     source = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = source  # where its dataclasses look for their module
     try:
         spec.loader.exec_module(source)
         function = getattr(source, asked.part, None)

@@ -20,9 +20,8 @@ from typing import Any
 
 from gppf_d2.analysis.figures import save_png
 from gppf_d2.analysis.predictions.prediction_sheets import ORDERS
-from gppf_d2.engine.checkpoint import Checkpointer
+from gppf_d2.engine.checkpoint import newest_checkpoint
 from gppf_d2.engine.config import load_config
-from gppf_d2.engine.errors import UserError
 from gppf_d2.engine.launch import report_error
 from gppf_d2.engine.output_folder import TALKATIVE
 from gppf_d2.engine.setup import build_tasks, load_records
@@ -57,12 +56,7 @@ def draw_sheets(
         ValueError: a count or an order that is not possible.
     """
     cfg = load_config(str(run / "config.yaml"))
-    if not checkpoint:
-        found = Checkpointer(run).latest()
-        final = run / "model_final.pth"
-        if found is None and not final.is_file():
-            raise UserError(f"There is no checkpoint in {str(run)!r}; train first.")
-        checkpoint = str(found[0] if found else final)
+    checkpoint = checkpoint or str(newest_checkpoint(run))
     specs = build_tasks(cfg)
     written = []
     for name in tasks or [task for task in specs if specs[task].evaluators]:

@@ -141,6 +141,20 @@ def predict_files(predictor: Predictor, files: Sequence[Path], output: Path) -> 
     return failed
 
 
+def refuse_to_replace(files: Sequence[Path], output: Path) -> None:
+    """Stop before a picture or a map takes the place of an image that it is made from.
+
+    Raises:
+        UserError: a PNG among the images lies in the folder that is written to.
+    """
+    for file in files:
+        if file.suffix.lower() == ".png" and file.resolve().parent == output.resolve():
+            raise UserError(
+                f"The image '{file}' lies in the folder that PNG files are written to, and might "
+                "be replaced by one; give another --output."
+            )
+
+
 def _describe(output: Path, task: str, entries: Sequence[Mapping[str, Any]]) -> None:
     """Write ``predictions.json``, a line an image."""
     lines = ",\n".join(json.dumps(entry) for entry in entries)
@@ -191,6 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not inputs:
             raise UserError("No image is named; give image files or folders.")
         files = find_images(inputs, made=options.output)
+        refuse_to_replace(files, options.output)
         cfg = load_config(options.config_file, overrides)
         predictor = build_predictor(cfg, options.checkpoint, options.task, options.min_score)
         failed = predict_files(predictor, files, options.output)

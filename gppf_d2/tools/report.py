@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from gppf_d2.analysis.comparison.page import write_comparison
+from gppf_d2.analysis.comparison.page import run_names, write_comparison
 from gppf_d2.analysis.figures import write_file
 from gppf_d2.analysis.live import LivePage, LiveServer
 from gppf_d2.analysis.report import report_page, write_report
@@ -96,6 +96,7 @@ def _writer(runs: Sequence[Path], output: Path | None) -> Callable[[], Path]:
     if output is not None and output.is_dir():
         raise ValueError(f"'{output}' is a folder; name a file, '{output / 'report.html'}' say.")
     if len(runs) > 1:
+        run_names(runs)  # refuses a run that is named twice before anything is served
         return partial(write_comparison, runs, output or Path("comparison.html"))
     return partial(write_report, runs[0]) if output is None else partial(_write, runs[0], output)
 

@@ -236,7 +236,13 @@ def test_tool_writes_where_it_is_told(tmp_path: Path, monkeypatch, capsys) -> No
     assert "Comparison of 2 runs" in (tmp_path / "comparison.html").read_text()
     assert "no iteration logged yet" in (tmp_path / "pages" / "one.html").read_text()
     assert sorted(path.name for path in runs[0].iterdir()) == ["metrics.json"]
-    for arguments in (["a", "a"], ["a", "c"], ["a", "b", "--output", "pages"]):
+    monkeypatch.setattr("gppf_d2.analysis.live.LiveServer.serve_forever", lambda _: None)
+    for arguments in (
+        ["a", "a"],
+        ["a", "a", "--live", "--port", "0"],
+        ["a", "c"],
+        ["a", "b", "--output", "pages"],
+    ):
         assert main(arguments) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: '") and error.count("\n") == 1, arguments

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import Metadata
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 
 from gppf_d2.analysis.predictions.class_bars import rank_of
+from gppf_d2.analysis.predictions.error_maps import WRONG, draw_errors
 from gppf_d2.analysis.predictions.image_scores import (
     ImageScore,
     depth_errors,
@@ -18,6 +19,9 @@ from gppf_d2.analysis.predictions.image_scores import (
     mean_iou,
     score_image,
 )
+from gppf_d2.analysis.predictions.keys import pixels_of
+from gppf_d2.analysis.predictions.prediction_sheets import comparable
+from gppf_d2.analysis.predictions.truth import truth_of
 from gppf_d2.evaluation.depth import DepthEvaluator
 from gppf_d2.evaluation.normals import NormalsEvaluator
 
@@ -76,11 +80,49 @@ def test_boxes_in_a_crowd_count_neither_way_and_empty_images_are_right() -> None
     found = regions([[0, 0, 10, 10], [0, 0, 10, 10], [45, 0, 60, 10]], [0, 1, 0], [0.9, 0.8, 0.7])
     truth = {"instances": nothing, "crowds": crowd}
     score = score_image({"instances": found}, truth)
-    assert score.text.endswith("0 right, 2 wrong, 0 missed"), "the other class, and one beside it"
+    assert score.text.endswith("0 right, 2 wrong, 0 missed, 1 not counted"), (
+        "the other class, and one beside it"
+    )
     assert score_image({"instances": found[:1]}, truth).value == 1.0
     nobody = regions([], [], [])
     assert score_image({"instances": nobody}, {"instances": nothing}).text.startswith("nothing to")
     assert score_image({"instances": nobody}, {"instances": crowd}).value == 0.0
+
+
+def test_boxes_of_classes_that_nobody_looked_for_count_neither_way() -> None:
+    marked = {"bbox": [0, 0, 10, 10], "bbox_mode": BoxMode.XYWH_ABS}
+    record = {
+        "height": 100, "width": 100, "neg_category_ids": [1], "not_exhaustive_category_ids": [3],
+        "annotations": [{**marked, "category_id": label} for label in (0, 3)],
+    }  # fmt: skip
+    truth = truth_of(record)
+    assert truth["verified"] == {0, 1}
+    assert truth_of({**record, "pos_category_ids": [4]})["verified"] == {0, 1, 4}
+    boxes = [[0, 0, 10, 10], *[[50, 50, 60, 60]] * 4]
+    output = {"instances": regions(boxes, [3, 0, 1, 2, 3], [0.9, 0.8, 0.7, 0.6, 0.5])}
+    score = score_image(output, truth)
+    assert score.text == "F1 0.40 · 1 right, 2 wrong, 1 missed, 2 not counted", (
+        "another 3, and 2, may be there"
+    )
+    del record["neg_category_ids"]
+    assert score_image(output, truth_of(record)).mistakes == 4 + 1
+    shown, kept = comparable(output, truth)
+    assert kept["verified"] == {0, 1} and set(shown) == {"instances"}
+    image = np.full((*SIZE, 3), 128, np.uint8)
+    output["instances"] = output["instances"][3:4]
+    pictures = [draw_errors(image, output, t).picture for t in (truth, truth_of(record))]
+    wrong = [(np.abs(one.astype(int) - pixels_of(WRONG)).max(2) < 12).sum() for one in pictures]
+    assert wrong[0] == 0 and wrong[1] > 50, "nor is it drawn as wrong"
+
+
+def test_an_answer_without_numbers_is_the_worst_and_a_truth_without_pixels_is_said() -> None:
+    scores = torch.tensor([0.1, math.nan, 0.3, math.nan])
+    assert [rank_of(scores.numpy(), label) for label in range(4)] == [4, 4, 3, 4]
+    found = score_image({"classes": torch.full((4,), math.nan)}, {"label": 1})
+    assert found.value == 0.0 and "rank 4 of 4" in found.text
+    for kind in ("depth", "inverse_depth"):
+        blank = score_image({kind: np.ones((4, 5))}, {"depth": np.zeros((4, 5))})
+        assert math.isnan(blank.value) and blank.text == "no pixel of the truth counts"
 
 
 def test_mean_iou_is_over_the_classes_of_the_truth_and_labelled_pixels() -> None:

@@ -107,6 +107,7 @@ def test_an_unchanged_run_is_not_written_again_and_answered_with_304(run: Path, 
         short, nothing = ask(server, If_None_Match=f'"other", {tag}')
         assert short.status == 304 and nothing == b"" and short.headers["Refresh"]
         assert short.headers["ETag"] == tag
+        assert ask(server, If_None_Match=f"W/{tag}")[0].status == 304, "as a proxy hands it on"
         log(run, 20)
         changed, body = ask(server, If_None_Match=tag)
         assert changed.status == 200 and b"20 iterations" in body and write.written == [10, 20]

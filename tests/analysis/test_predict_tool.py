@@ -180,6 +180,15 @@ def test_folders_in_a_folder_are_looked_into_and_earlier_pictures_are_not(
         assert content["images"][1]["file"].endswith("deep/er/a.png")
 
 
+def test_no_picture_takes_the_place_of_an_image(call, tmp_path: Path, capsys) -> None:
+    file = save_image(tmp_path / "out" / "a.png")
+    before = file.read_bytes()
+    for given in (tmp_path / "out", file):
+        assert call(given) == 2 and file.read_bytes() == before
+        assert f"The image '{file}' lies in the folder" in capsys.readouterr().err
+    assert call.seen["loaded"] == [] and call(save_image(tmp_path / "out" / "b.jpg")) == 0
+
+
 def test_unreadable_image_is_named_left_out_and_remembered(call, tmp_path: Path, capsys) -> None:
     good = save_image(tmp_path / "in" / "good.png")
     (tmp_path / "in" / "bad.png").write_bytes(good.read_bytes()[:60])

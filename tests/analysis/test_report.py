@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pytest
 from PIL import Image
 
 from gppf_d2.analysis import draw_routes, write_report
+from gppf_d2.analysis.page import photograph
 from gppf_d2.tools.report import main
 from tests.analysis.html_page import Page
-from tests.analysis.run_folders import make_metrics, make_run, write_lines
+from tests.analysis.run_folders import make_metrics, make_routes, make_run, write_lines
 
 SECTIONS = ["results", "predictions", "routes", "training", "run"]
 
@@ -116,6 +118,42 @@ def test_crashed_run_shows_what_it_has_and_the_end_of_its_log(tmp_path: Path) ->
     assert (bar["value"], bar["max"]) == ("30", "60")
     for words in ("50%", "0:02:05 left", "12.5 samples/s", "last line just now"):
         assert words in page.text
+
+
+def test_numbers_that_no_float_holds_and_names_like_formulas_cost_nothing(tmp_path: Path) -> None:
+    names = ["$x^{$", "<i>$\\frac$"]
+    run = make_run(tmp_path / "run", tasks=["objects"])
+    huge = "1" + "0" * 400
+    (run / "config.yaml").write_text(f"train: {{max_iter: {huge}}}\ntasks: {{objects: {{}}}}\n")
+    (run / "results.json").write_text(f'{{"objects": {{"bbox/AP": {huge}}}}}')
+    (run / "run.json").write_text('{"started": 1e300, "commit": "abc1234"}')
+    (run / "routes.json").write_text("[" * 100_000)
+    (run / "routes.jsonl").write_text(json.dumps(make_routes(9, names)))
+    (run / "metrics.json").write_text(
+        f'{{"iteration": 9, "eta_seconds": {huge}, "loss/objects/total": {huge}}}\n'
+    )
+    page = Page(write_report(run).read_text())
+    assert "cannot be shown:" not in page.text and "abc1234" in page.text
+    assert "10 iterations" in page.text and "n/a" in page.text
+    assert any(names[0] in image["alt"] and names[1] in image["alt"] for image in page.all("img"))
+    with Image.open(run / "routes.png") as image:
+        assert image.width > 100
+
+
+def test_a_routes_picture_that_fails_does_not_cost_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gppf_d2.analysis.report._draw_routes", lambda _: 1 / 0)
+    assert "no iteration logged yet" in write_report(tmp_path).read_text()
+    assert "cannot be drawn" in caplog.text
+
+
+def test_a_very_long_sheet_is_made_shorter(tmp_path: Path) -> None:
+    path = tmp_path / "long.png"
+    Image.new("1", (8, 70_000)).save(path)
+    (picture,) = Page(photograph(path, "many images")).all("img")
+    assert (picture["width"], picture["height"]) == ("7", "65500")
+    assert picture["src"].startswith("data:image/jpeg")
 
 
 def test_metrics_of_several_datasets_have_a_card_each(tmp_path: Path) -> None:

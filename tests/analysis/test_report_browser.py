@@ -1,7 +1,8 @@
-"""The report in a real browser: headless Chromium opens it from disk and inside a small test page.
+"""The report and a comparison in a real browser: headless Chromium opens the report from disk and
+both inside a small test page.
 
-The test page lies beside the report on a local server and shows it in an iframe of a chosen width,
-so that its own script may look into it: the report has none.
+The test page lies beside them on a local server and shows each in an iframe of a chosen width, so
+that its own script may look into it: they have none.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from gppf_d2.analysis import write_report
+from gppf_d2.analysis.comparison.page import write_comparison
 from tests.analysis.run_folders import make_run
 
 CHROMIUM = next(
@@ -31,6 +33,7 @@ FLAGS = (
     "--enable-logging=stderr", "--v=0",
 )  # fmt: skip
 WIDTHS = (360, 1280)  # a phone and a desk, in CSS pixels
+PAGES = {"report.html": 8, "comparison.html": 5}  # how many pictures they have at least
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on this machine")
 
@@ -53,6 +56,7 @@ function look(frame) {
   }
   const levels = [...page.querySelectorAll('h1, h2, h3, h4')].map(h => +h.tagName[1]);
   found.push({
+    name: frame.getAttribute('src'),
     width: frame.contentWindow.innerWidth,
     pictures: page.images.length, wrong,
     dark: [...page.querySelectorAll('source')].every(
@@ -64,9 +68,9 @@ function look(frame) {
     first: page.querySelector('a[href], button, [tabindex="0"]').className,
   });
 }
-for (const width of WIDTHS) {
+for (const name of PAGES) for (const width of WIDTHS) {
   const frame = document.createElement('iframe');
-  frame.width = width; frame.height = 900; frame.src = 'report.html';
+  frame.width = width; frame.height = 900; frame.src = name;
   document.body.append(frame);
 }
 addEventListener('load', () => {
@@ -88,7 +92,10 @@ class Quiet(SimpleHTTPRequestHandler):
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_run(tmp_path_factory.mktemp("browser") / "run", tasks=("objects", "scenes"))
     write_report(folder)
-    (folder / "checker.html").write_text(CHECKER.replace("WIDTHS", json.dumps(WIDTHS)))
+    long = "a_run_with_a_very_long_name_" * 3
+    write_comparison([folder, make_run(folder.parent / long)], folder / "comparison.html")
+    checker = CHECKER.replace("WIDTHS", json.dumps(WIDTHS)).replace("PAGES", json.dumps([*PAGES]))
+    (folder / "checker.html").write_text(checker)
     return folder
 
 
@@ -125,9 +132,9 @@ def test_pictures_widths_and_headings_hold_on_phone_and_desk(
     found = re.search(r'<pre id="found">(.*?)</pre>', document, re.S)
     assert found, document[-500:]
     frames = json.loads(html.unescape(found.group(1)))
-    assert sorted(frame["width"] for frame in frames) == sorted(WIDTHS)
+    assert sorted(f["width"] for f in frames) == sorted(len(PAGES) * WIDTHS)
     for frame in frames:
-        assert frame["pictures"] >= 8 and frame["wrong"] == []
-        assert frame["overflow"] <= 0, f"{frame['width']} pixels scroll sideways"
+        assert frame["pictures"] >= PAGES[frame["name"]] and frame["wrong"] == [], frame["name"]
+        assert frame["overflow"] <= 0, f"{frame['name']} scrolls sideways at {frame['width']}"
         assert frame["styled"] and frame["ids"] and not frame["skipped"]
         assert frame["first"] == "skip" and frame["dark"] == dark

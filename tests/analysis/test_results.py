@@ -75,11 +75,11 @@ def test_one_metric_has_a_line_for_each_row_of_the_paper(tmp_path: Path) -> None
     run = make_run(tmp_path / "run", tasks=["objects"])
     (run / "results.json").write_text('{"objects": {"some_val/bbox/AP": 12.34}}')
     config = yaml.safe_load((run / "config.yaml").read_text())
-    tables = {"Table 2": {"A": 1.5, "B": 0.25}, "Table 3": {"A": 3}}
+    tables = {"Table 2": {"A": 76.0, "B": 0.25}, "Table 3": {"A": 3}}
     config["paper"] = {"metric": "bbox/AP", "tables": tables}
     (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     words = results_of(run).text
-    lines = "This run 12.34 A, Table 2 1.5 B, Table 2 0.25 A, Table 3 3"
+    lines = "This run 12.34 A, Table 2 76.0 B, Table 2 0.25 A, Table 3 3"
     assert f"Beside the paper objects box AP {lines}" in words
 
 

@@ -195,6 +195,18 @@ def test_agreement_figure_puts_shared_parameters_below_the_diagonal() -> None:
         assert text == ("15.0 M" if row == column else (shared if row > column else agreed)[pair])
 
 
+def test_shared_parameters_are_coloured_by_their_share_of_the_smaller_route() -> None:
+    tasks = {"a": decided([0] * 4), "b": decided([0, 0, 0, 1])}
+    parameters = np.array([[1, 1], [1, 1], [1, 1], [1, 9]])  # the routes have 4 and 12, 3 in common
+    costs = BackboneCosts(tuple(LAYERS), parameters, parameters * 1.0, 0, 0.0, 224)
+    matrix = agreement_figure({"layers": LAYERS, "tasks": tasks}, LIGHT, costs).axes[0]
+    assert matrix.images[0].get_array().tolist() == [[1, 0.75], [0.75, 1]]
+    agreed = agreement_figure({"layers": LAYERS, "tasks": tasks}).axes[0].images[0].get_array()
+    costs.parameters[0] = 5  # 8 and 16, 7 in common
+    matrix = agreement_figure({"layers": LAYERS, "tasks": tasks}, LIGHT, costs).axes[0]
+    assert matrix.images[0].get_array()[1, 0] == 7 / 8 and agreed[1, 0] == 0.75
+
+
 def test_agreement_figure_of_one_task_has_no_tree() -> None:
     figure = agreement_figure(make_routes(0, ["objects"]))
     assert len(figure.axes) == 1 and figure.axes[0].texts[0].get_text() == "100%"
@@ -285,6 +297,19 @@ def test_section_names_the_tasks_whose_route_the_config_fixes(tmp_path, drawn) -
     assert "The config fixes the units of a." in html and "arbitrary" not in html
     html = routes_section.routes_section(run_folder(tmp_path, tasks, {"gates": {"mode": "fixed"}}))
     assert "Every task learns" not in html and "The config fixes which unit" in html
+
+
+@pytest.mark.parametrize(
+    ("mode", "sentence"), [("mean", "Evaluation mixes all units"), ("fixed", "the config fixes")]
+)
+def test_section_says_when_evaluation_does_not_follow_the_routes(
+    tmp_path, drawn, mode: str, sentence: str
+) -> None:
+    tasks = {"a": decided([0] * 9), "b": decided([1] * 9)}
+    for eval_mode in (mode, "argmax"):
+        gates = {"gates": {"mode": "soft", "eval_mode": eval_mode}}
+        html = routes_section.routes_section(run_folder(tmp_path, tasks, gates))
+        assert (sentence in html) == (eval_mode == mode)
 
 
 def test_section_without_routes_or_history_says_so(tmp_path, drawn) -> None:

@@ -140,6 +140,8 @@ def test_shares_so_far_follow_the_run_and_are_compared_with_what_was_wanted_so_f
     steps, values = relative_shares(share_metrics())["b"]
     assert np.allclose(values, [0, 1.5])
     assert relative_shares([{"iteration": 9, "share/a": 1.0}]) == {}
+    steps, values = relative_shares(share_metrics()[:1])["b"]
+    assert steps.tolist() == [9] and values.tolist() == [0], "a task that has not run has had none"
 
 
 def test_shares_of_metrics_without_them() -> None:

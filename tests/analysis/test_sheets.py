@@ -96,6 +96,8 @@ def test_sheet_names_task_columns_and_images() -> None:
     long = contact_sheet("scenes", [SheetRow(image, None, None, "0123456789" * 9 + ".png")])
     name = next(text for text in words(long) if "…" in text)
     assert len(name) < 40 and name.startswith("0123") and name.endswith("789.png")
+    odd = contact_sheet("$x^{$", [SheetRow(image, None, None, "$\\frac$.png")])
+    assert to_array(odd, dpi=30).std() > 10, "a name is no formula"
     with pytest.raises(ValueError, match="at least one row"):
         contact_sheet("scenes", [])
 

@@ -102,6 +102,15 @@ def test_networks_run_in_evaluation_mode_without_gradients(small: nn.Module) -> 
     assert not small[0][1]._forward_hooks, "hooks stay behind"
 
 
+def test_a_network_that_does_not_run_on_the_images_is_named(small: nn.Module) -> None:
+    small[3][0] = nn.Conv2d(5, 3, 3)
+    with pytest.raises(
+        ValueError, match=r"^'net' does not run on \d+ images of .* try another --size"
+    ):
+        outputs_of(module_layers(small, "net", Pixels(), "0.1"), pictures())
+    assert not small[0][1]._forward_hooks
+
+
 def test_features_of_earlier_layers_are_not_kept(small: nn.Module) -> None:
     alive: list[weakref.ref] = []
     most = 0

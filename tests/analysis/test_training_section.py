@@ -55,6 +55,13 @@ def test_charts_say_in_words_and_numbers_what_they_show() -> None:
     assert "total from 1.64 at iteration 9 to 1.05 at 59" in alts["losses/scenes"]
     assert "box AP of objects at 2 evaluations, from 10 at" in alts["evaluations/objects"]
     assert "forward 40.0%, backward 40.0%, other 20.0%" in alts["speed/time"]
+    assert "slowest process" not in alts["speed/time"], "nothing is exchanged"
+    (waits,) = training_charts(folder_of([{"iteration": 0, "time": 2.0, "time/exchange": 1.0}]))[
+        "Speed"
+    ]
+    assert (
+        "exchange 50.0%, other 50.0%. Exchange includes the wait for the slowest" in waits.caption
+    )
     assert "objects 100%, scenes 100%" in alts["shares"]
     assert "scenes 3" in alts["speed/replaced"]
     assert alts["scalars/lr"] == "Learning rate over the iterations, from 0.1 at iteration 9 to " \

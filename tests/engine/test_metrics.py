@@ -45,6 +45,7 @@ def _reduce(rank: int, world_size: int) -> dict[str, float]:
         metrics.record("b", {"other": torch.tensor(5.0)}, 1)
         metrics.record("a", {"loss": torch.tensor(4.0)}, 1)
     metrics.step()
+    metrics.clock.read = lambda: {"data": float(rank)}  # seconds
     return metrics.reduce(dist.group.WORLD, {"weight/a/boxes": 2.0} if rank == 1 else None)
 
 
@@ -54,6 +55,8 @@ def test_ranks_with_different_tasks_do_not_mix_their_losses() -> None:
     assert results[0]["loss/a/loss"] == pytest.approx(2.5)
     assert results[0]["loss/b/other"] == pytest.approx(5.0)
     assert results[0]["weight/a/boxes"] == 2.0, "what one rank knows, rank 0 can write"
+    assert results[0]["time/data"] == 1, "the mean over the ranks"
+    assert results[0]["data_time"] == 2, "of the rank that waited longest"
 
 
 def test_values_of_single_classes_are_told_from_names_of_datasets_with_hyphens() -> None:

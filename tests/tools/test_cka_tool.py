@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision.models.resnet import Bottleneck
 
 from gppf_d2.analysis.similarity.features import Layers
-from gppf_d2.analysis.similarity.similarity import Similarity
+from gppf_d2.analysis.similarity.similarity import Network, Similarity
 from gppf_d2.engine.config import config_text, load_config
 from gppf_d2.engine.setup import build_model, build_tasks
 from gppf_d2.export.backbone import export_backbone
@@ -30,12 +30,18 @@ CONFIG = PROJECT / "configs" / "quick" / "mini_r18.py"
 SMALL = ["backbone.stem_out_channels=4", "backbone.res2_out_channels=8", "input.pixel_format=BGR"]
 TASKS = ["objects", "scenes", "boxes", "parsing", "depth"]
 FUNCTIONS = """
+from __future__ import annotations
+from dataclasses import dataclass
 import torch
 from gppf_d2.modeling.lego import LegoResNet
 
+@dataclass
+class Size:
+    stem: int = 4
+
 def fresh():
     torch.manual_seed(5)
-    return LegoResNet(18, 1, "BN", stem_out_channels=4, res2_out_channels=8)
+    return LegoResNet(18, 1, "BN", stem_out_channels=Size().stem, res2_out_channels=8)
 
 def nothing():
     return 3
@@ -123,6 +129,24 @@ def test_networks_of_one_name_are_told_apart(world: Path) -> None:
     assert named[0].root is named[1].root, "the model is loaded once"
 
 
+def test_a_run_may_have_an_equals_sign_in_its_name(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (world / "lr=0.1").symlink_to(world / "run")
+    monkeypatch.chdir(world)
+    names = [load_networks([text], "stem").networks[0].name for text in ("lr=0.1:boxes", "lr=0.1")]
+    assert names == ["boxes", "objects"]
+    assert load_networks(["mine=lr=0.1:boxes"], "stem").networks[0].name == "mine"
+
+
+def test_a_network_without_a_block_is_told_so() -> None:
+    alike = Similarity(
+        networks=(Network("flat", ("a", "b", "c")),), matrix=np.ones((3, 3)), kernel="linear",
+        bandwidth=None, images=4, batch_size=4, passes=1, size=8, dataset="made",
+    )  # fmt: skip
+    assert cka.tell(alike).splitlines()[-1].split() == ["flat", "0.000", "none"]
+
+
 def last_layer(network: Layers, x: torch.Tensor) -> torch.Tensor:
     """What the last layer gives of normalised images."""
     found: list[torch.Tensor] = []
@@ -180,9 +204,11 @@ def test_a_wrong_call_ends_with_one_sentence(
         ([f"{functions}:fresh"], "--batch-size 3", "--batch-size is 3; give a number of 4 or"),
         ([f"{functions}:fresh"], "--size 0", "--size is 0"),
         ([f"{functions}:fresh"], "--bandwidth -1", "--bandwidth is -1"),
+        ([f"{functions}:fresh"], "--bandwidth 2", "--bandwidth is of the rbf kernel"),
         ([f"{functions}:fresh"], "--workers -1", "--workers is -1"),
         ([f"{functions}:fresh"], "--device abacus", "device is 'abacus'; allowed are"),
         ([f"{functions}:fresh"], "--data-root nix", "--data-root 'nix' is not a folder"),
+        ([f"{functions}:fresh"], "--timm-model resnet18", "no file has weights of it"),
         ([f"{functions}:fresh"], "--images nix", "--images 'nix' is not a folder"),
         ([f"{functions}:fresh"], f"--images {tmp_path}/empty", "holds no image"),
         ([world / "nix.pth"], "", "There is no weights file"),

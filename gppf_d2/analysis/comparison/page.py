@@ -21,6 +21,7 @@ from gppf_d2.analysis.comparison.results import results_section
 from gppf_d2.analysis.comparison.training import training_section
 from gppf_d2.analysis.figures import write_file
 from gppf_d2.analysis.routes.heatmap import route_heatmap
+from gppf_d2.analysis.routes.section import in_order
 from gppf_d2.analysis.routes.tables import (
     probabilities_of,
     route_agreement,
@@ -210,7 +211,7 @@ def _routes(runs: Runs) -> str:
 
 
 def _heat_map(name: str, run: RunFolder, line: str) -> str:
-    routes = run.routes
+    routes = in_order(run)
     layers = len(routes["layers"])
     told = ", ".join(
         f"{t} {layers - left} of {layers}" for t, left in undecided_layers(routes).items()
@@ -228,7 +229,7 @@ def _shared_layers(runs: Runs) -> str:
     shares: dict[tuple[str, str], dict[str, float]] = {}
     for name, run in runs.items():
         if unit_count(run.routes) > 1:
-            tasks, matrix = route_agreement(run.routes)
+            tasks, matrix = route_agreement(in_order(run))
             for (i, first), (j, second) in itertools.combinations(enumerate(tasks), 2):
                 shares.setdefault(tuple(sorted((first, second))), {})[name] = matrix[i, j]
     shares = {pair: of_run for pair, of_run in shares.items() if len(of_run) > 1}

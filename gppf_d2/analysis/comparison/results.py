@@ -18,9 +18,8 @@ from gppf_d2.analysis.results.section import (
     headline,
     metric_words,
     number,
-    value_of,
 )
-from gppf_d2.analysis.run_folder import RunFolder
+from gppf_d2.analysis.run_folder import RunFolder, finite
 
 # metrics of which less is better, by their last part; all others are of the other kind
 ERRORS = {"depth": {"abs_rel", "sq_rel", "rmse", "rmse_log"}, "normals": {"mean", "median"}}
@@ -59,7 +58,7 @@ def result_rows(results: Sequence[Results]) -> list[Row]:
             names = list(dict.fromkeys(name for column in columns for name in column))
             leading = _leading(names)
             for name in names:
-                values = tuple(value_of(column.get(name)) for column in columns)
+                values = tuple(finite(column.get(name)) for column in columns)
                 label = f"{task} · {dataset}" if dataset else task
                 if values.count(None) < len(values):
                     rows.append(Row(label, name, values, name in leading))

@@ -19,9 +19,10 @@ LONGEST = 26  # letters of a name
 
 
 def rank_of(scores: np.ndarray, label: int) -> int:
-    """Place of a class among all, from 1; of equal scores the lower index is ahead, as in the
-    evaluation."""
-    ahead = (scores > scores[label]).sum() + (scores[:label] == scores[label]).sum()
+    """Place of a class among all, from 1; as in the evaluation, the lower index is ahead of equal
+    scores, and NaN of everything."""
+    others = np.delete(scores, label)
+    ahead = (~(others <= scores[label])).sum() + (scores[:label] == scores[label]).sum()
     return int(ahead) + 1
 
 

@@ -125,7 +125,7 @@ def draw_errors(
             continue
         if kind == "instances":
             shown = strongest(output[kind], min_score)
-            drawn[kind] = _draw_boxes(image, shown, truth[kind], truth.get("crowds"), metadata)
+            drawn[kind] = _draw_boxes(image, shown, truth, metadata)
         elif kind == "sem_seg":
             said, true = labels_of(output[kind]), as_array(truth[kind])
             drawn[kind] = _draw_wrong_pixels(image, said, true, metadata)
@@ -147,11 +147,11 @@ def _grey(image: np.ndarray) -> np.ndarray:
 def _draw_boxes(
     image: np.ndarray,
     predicted: Instances,
-    truth: Instances,
-    crowds: Instances | None,
+    truth: Mapping[str, Any],
     metadata: Metadata,
 ) -> Drawn:
-    matches = match(predicted, truth, crowds)
+    objects = truth["instances"].to("cpu")
+    matches = match(predicted, objects, truth.get("crowds"), truth.get("verified"))
     visualizer = Visualizer(_grey(image), metadata)
     labels: list[Label] = []
     drawn: list[np.ndarray] = []
@@ -164,8 +164,7 @@ def _draw_boxes(
                 labels.extend([Label(names[place], color, box_places(box))] * named)
                 drawn.append(box)
 
-    truth = truth.to("cpu")
-    add(truth, ~matches.found, MISSED, "--", True)
+    add(objects, ~matches.found, MISSED, "--", True)
     add(predicted, ~matches.right & ~matches.left_out, WRONG, "-", True)
     add(predicted, matches.right, RIGHT, "-", False)
     picture = write_labels(visualizer.output.get_image(), labels, middles(drawn))

@@ -3,7 +3,9 @@
     classes                probability of the true class
     instances              F1 of the boxes that are drawn: 2 right / (drawn + true); a box is right
                            if it overlaps an object of its class, that no better-scored box has,
-                           by an IoU of at least 0.5. An image with neither box nor object has 1
+                           by an IoU of at least 0.5. Boxes in a crowd, or of a class that is not
+                           verified in this image (LVIS, Open Images), do not count unless they are
+                           right. An image with neither box nor object has 1
     sem_seg                mean IoU of the classes that are in the truth, over the labelled pixels
     depth, inverse_depth   mean |p - g| / g over the pixels within the dataset's range, as in the
                            evaluation; inverse depth is fitted to the truth first
@@ -16,7 +18,7 @@ not apply: the numbers order images, results are those of the evaluation.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,7 +55,7 @@ class ImageScore(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """Which boxes are right, which count neither way because a crowd is there (both bool [D]), and
+    """Which boxes are right, which count neither way because nobody knows (both bool [D]), and
     which objects were found (bool [G])."""
 
     right: np.ndarray
@@ -92,20 +94,20 @@ def score_image(
             continue
         if kind == "instances":
             shown = strongest(output[kind], min_score)
-            return _of_boxes(match(shown, answer, truth.get("crowds")))
+            return _of_boxes(match(shown, answer, truth.get("crowds"), truth.get("verified")))
         if kind == "classes":
             return _of_classes(as_array(output[kind]), int(answer), metadata)
         if kind == "sem_seg":
             ignore = metadata.get("ignore_label", 255)
             value = mean_iou(labels_of(output[kind]), as_array(answer), ignore)
-            return ImageScore("mean IoU", value, f"mean IoU {value:.2f}", True)
+            return _of_pixels("mean IoU", value, f"{value:.2f}", True)
         if kind == "normals":
             value = _mean(normal_errors(as_array(output[kind]), as_array(answer)))
-            return ImageScore("mean angle", value, f"mean angle {value:.1f}°", False)
+            return _of_pixels("mean angle", value, f"{value:.1f}°", False)
         if kind in ("depth", "inverse_depth"):
             errors = depth_errors(kind, as_array(output[kind]), as_array(answer), metadata)
             value = _mean(np.abs(errors))
-            return ImageScore("relative error", value, f"relative error {value:.1%}", False)
+            return _of_pixels("relative error", value, f"{value:.1%}", False)
     return None
 
 
@@ -113,17 +115,24 @@ def _of_boxes(matches: Matches) -> ImageScore:
     right, wrong, missed = matches.counts
     name = f"F1 at IoU {OVERLAP:g}"
     if not right + wrong + missed:
-        return ImageScore(name, 1.0, "nothing to find, nothing found", True)
+        return ImageScore(name, 1.0, "nothing to find, nothing wrong", True)
     value = 2 * right / (2 * right + wrong + missed)
     text = f"F1 {value:.2f} · {right} right, {wrong} wrong, {missed} missed"
+    unknown = int(matches.left_out.sum())
+    text += f", {unknown} not counted" if unknown else ""
     return ImageScore(name, value, text, True, wrong + missed)
 
 
 def _of_classes(scores: np.ndarray, label: int, metadata: Metadata) -> ImageScore:
-    value = float(scores[label])
+    value = float(np.nan_to_num(scores[label]))  # NaN is no answer, the worst there is
     name = class_name(metadata, label, "classes")
     text = f"{name}: rank {rank_of(scores, label)} of {len(scores):,}, {value:.1%}"
     return ImageScore("probability of the true class", value, text, True)
+
+
+def _of_pixels(name: str, value: float, told: str, rising: bool) -> ImageScore:
+    words = f"{name} {told}" if math.isfinite(value) else "no pixel of the truth counts"
+    return ImageScore(name, value, words, rising)
 
 
 def _mean(errors: np.ndarray) -> float:
@@ -131,7 +140,12 @@ def _mean(errors: np.ndarray) -> float:
     return float(known.mean()) if known.size else math.nan
 
 
-def match(predicted: Instances, truth: Instances, crowds: Instances | None = None) -> Matches:
+def match(
+    predicted: Instances,
+    truth: Instances,
+    crowds: Instances | None = None,
+    verified: Collection[int] | None = None,
+) -> Matches:
     """Match boxes with objects, the best-scored box first, each with the object of its class that
     it overlaps most among those that are left.
 
@@ -140,6 +154,8 @@ def match(predicted: Instances, truth: Instances, crowds: Instances | None = Non
         truth: G objects.
         crowds: regions of many objects; a box of their class that is not right, but lies in one by
             half of its own area, counts neither way.
+        verified: classes of which every object of the image is marked; a box of another class that
+            is not right counts neither way. None is all classes.
     """
     truth = truth.to("cpu")
     same = predicted.pred_classes[:, None] == truth.pred_classes[None]
@@ -154,6 +170,8 @@ def match(predicted: Instances, truth: Instances, crowds: Instances | None = Non
         same = crowds.pred_classes[:, None] == predicted.pred_classes[None]
         inside = (pairwise_ioa(crowds.pred_boxes, predicted.pred_boxes) * same).numpy()
         left_out = ~right & (inside.max(0) >= OVERLAP)
+    if verified is not None:
+        left_out |= ~right & ~np.isin(predicted.pred_classes.numpy(), list(verified))
     return Matches(right, left_out, found)
 
 

@@ -174,7 +174,7 @@ def comparable(
     shared = {kind: value for kind, value in output.items() if ANSWERS.get(kind, kind) in truth}
     if not shared:
         return dict(output), dict(truth)
-    wanted = {ANSWERS.get(kind, kind) for kind in shared} | {"crowds"}
+    wanted = {ANSWERS.get(kind, kind) for kind in shared} | {"crowds", "verified"}
     return shared, {kind: value for kind, value in truth.items() if kind in wanted}
 
 

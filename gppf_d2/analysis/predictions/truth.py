@@ -26,6 +26,7 @@ def truth_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         {"instances"} without scores and without crowds, {"crowds": Instances} where there are any,
+        {"verified": classes of which every object is marked} where that is not so of all,
         {"sem_seg": labels [H, W], 255 ignored}, {"label"}, {"depth": [H, W] metres, 0 unknown},
         {"normals": [3, H, W], 0 unknown}, or {}.
 
@@ -45,6 +46,8 @@ def truth_of(record: Mapping[str, Any]) -> dict[str, Any]:
         truth["instances"] = _as_instances(single, record)
         if crowds:
             truth["crowds"] = _as_instances(crowds, record)
+        if "neg_category_ids" in record:
+            truth["verified"] = _verified(record)
     if "sem_seg_file_name" in record:
         truth["sem_seg"] = read_labels(dict(record))
     if "label" in record:
@@ -54,6 +57,13 @@ def truth_of(record: Mapping[str, Any]) -> dict[str, Any]:
     if "normals_file_name" in record:
         truth["normals"] = read_normals(dict(record)).transpose(2, 0, 1)
     return truth
+
+
+def _verified(record: Mapping[str, Any]) -> set[int]:
+    """Classes of LVIS and Open Images of which a box that hits nothing is known to be wrong."""
+    marked = {entry["category_id"] for entry in record["annotations"]}
+    found = marked.union(record.get("pos_category_ids", ()), record["neg_category_ids"])
+    return found.difference(record.get("not_exhaustive_category_ids", ()))
 
 
 def _as_instances(annotations: list[dict[str, Any]], record: Mapping[str, Any]) -> Instances:

@@ -14,7 +14,7 @@ from typing import Any
 
 from gppf_d2.analysis import page
 from gppf_d2.analysis.results.paper import PaperMetric, read_paper
-from gppf_d2.analysis.run_folder import RunFolder
+from gppf_d2.analysis.run_folder import RunFolder, finite
 
 # The metric that stands for a task: the first of these that it has.
 HEADLINES = (
@@ -90,19 +90,13 @@ def evaluated_after(folder: RunFolder, task: str) -> int | None:
     The log may be older than the results, which ``--eval-only`` writes anew.
     """
     metrics = folder.results.get(task, {})
-    name = next((n for n in metrics if isinstance(value_of(metrics[n]), float)), "")
+    name = next((n for n in metrics if finite(metrics[n]) is not None), "")
     for entry in reversed(folder.metrics):
-        logged = entry.get(f"eval/{task}/{name}")
-        if isinstance(logged, (int, float)) and math.isfinite(logged):
-            same = math.isclose(logged, value_of(metrics[name]), rel_tol=1e-6)
+        logged = finite(entry.get(f"eval/{task}/{name}"))
+        if logged is not None:
+            same = math.isclose(logged, finite(metrics[name]), rel_tol=1e-6)
             return entry["iteration"] + 1 if same else None
     return None
-
-
-def value_of(value: Any) -> float | None:
-    """A metric's value as a finite number, None for every other."""
-    known = isinstance(value, (int, float)) and math.isfinite(value)
-    return float(value) if known else None
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
@@ -162,7 +156,7 @@ def _beside_paper(folder: RunFolder) -> str:
 
 
 def _as_printed(value: float | None) -> str:
-    return "–" if value is None else f"{value:g}"
+    return "–" if value is None else str(value)
 
 
 def _metric(folder: RunFolder, entry: PaperMetric) -> str:
@@ -176,13 +170,13 @@ def _metric(folder: RunFolder, entry: PaperMetric) -> str:
 
 
 def _ours(folder: RunFolder, entry: PaperMetric) -> float | None:
-    return value_of(folder.results.get(entry.task, {}).get(_metric(folder, entry)))
+    return finite(folder.results.get(entry.task, {}).get(_metric(folder, entry)))
 
 
 def _result_card(task: str, metrics: Mapping[str, Any], when: str) -> str:
     """The leading metric of each kind; all others folded, those of single classes apart."""
     metrics = {
-        name: value_of(value)
+        name: finite(value)
         for name, value in metrics.items()
         if value is None or isinstance(value, (int, float))
     }

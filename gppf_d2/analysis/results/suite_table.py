@@ -2,7 +2,7 @@
 
 A suite's folder holds ``<row>/<column>/``, each the output folder of one run, or of a sweep, whose
 last training then counts (``final/``). A config may say what the paper has (``paper``, see
-``analysis.paper``); where it does not, the metric that stands for its task is taken. A row has a
+``results.paper``); where it does not, the metric that stands for its task is taken. A row has a
 mean where it has a value in every column, and all metrics are of one kind ("classification/...").
 """
 

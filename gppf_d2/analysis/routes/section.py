@@ -79,12 +79,20 @@ def _costs(folder: RunFolder, routes: Mapping[str, Any]) -> tuple[BackboneCosts 
 
 def _lead(folder: RunFolder, routes: Mapping[str, Any]) -> str:
     gates = folder.config.get("gates")
-    mode = gates.get("mode") if isinstance(gates, Mapping) else None
+    gates = gates if isinstance(gates, Mapping) else {}
+    mode = gates.get("mode")
     modes = mode if isinstance(mode, Mapping) else dict.fromkeys(routes["tasks"], mode)
     fixed = [task for task in routes["tasks"] if modes.get(task) == "fixed"]
     if len(fixed) == len(routes["tasks"]):
         return "The config fixes which unit of each layer every task uses."
     sentences = ["Every task learns which unit of each layer it uses."]
+    if gates.get("eval_mode") == "mean":
+        sentences.append(
+            "Evaluation mixes all units by these probabilities; agreement and costs are those of "
+            "the most probable units alone."
+        )
+    elif gates.get("eval_mode") == "fixed":
+        sentences.append("Evaluation takes the units that the config fixes, not those shown here.")
     if fixed:
         sentences.append(f"The config fixes the units of {page.escape(', '.join(fixed))}.")
     if any(undecided_layers(routes).values()):

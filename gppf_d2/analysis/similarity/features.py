@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gppf_d2.data.samples import one_line
 from gppf_d2.modeling.lego.backbone import LegoBackbone
 from gppf_d2.modeling.lego.controller import Gate
 from gppf_d2.modeling.lego.timm_cut import input_of
@@ -85,7 +86,8 @@ class Layers:
                 what it keeps is all that is kept.
 
         Raises:
-            ValueError: a layer does not run once, or gives no tensor of B rows.
+            ValueError: a layer does not run once, or gives no tensor of B rows; the network does
+                not run on such images, or not on so many.
         """
         calls = [0] * len(self.modules)
 
@@ -106,6 +108,12 @@ class Layers:
         try:
             self.root.eval()
             self.run(self.pixels(images))
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"{self.name!r} does not run on {len(images)} images of {images.shape[-1]} x "
+                f"{images.shape[-1]} pixels ({one_line(error)}); try another --size or "
+                "--batch-size."
+            ) from error
         finally:
             for handle in hooks:
                 handle.remove()

@@ -185,11 +185,14 @@ def realised_shares(metrics: Metrics) -> dict[str, Line]:
 
 
 def relative_shares(metrics: Metrics) -> dict[str, Line]:
-    """By task, its realised share over the one that the schedule wanted so far; 1 is as wanted."""
+    """By task, its realised share over the one that the schedule wanted so far: 1 is as wanted, 0
+    of a task that has not run while others did."""
     scalars = Scalars.of(metrics)
-    relative = {}
-    for task, (steps, realised) in realised_shares(scalars).items():
+    shares, relative = realised_shares(scalars), {}
+    steps = _union(shares.values())
+    for task in scalars.below("wanted_share"):
         wanted = _mean_so_far(series(scalars, f"wanted_share/{task}"), steps)
+        realised = values_at(shares[task], steps) if task in shares else np.zeros(len(steps))
         known = wanted > 0
         if known.any():
             relative[task] = (steps[known], realised[known] / wanted[known])

@@ -234,6 +234,8 @@ def _time(scalars: Scalars) -> list[Chart]:
         f"{name} {_percent(seconds / total)}" if total else name for name, seconds in means.items()
     )
     caption = f"On average {total:.3g} s: {told}."
+    if "exchange" in means:
+        caption += " Exchange includes the wait for the slowest process."
     if cut:
         slowest = max(cut, key=cut.get)
         caption += (
