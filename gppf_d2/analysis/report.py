@@ -22,7 +22,7 @@ from gppf_d2.analysis.routes.heatmap import route_heatmap
 from gppf_d2.analysis.routes.section import in_order, routes_section
 from gppf_d2.analysis.routes.tables import probabilities_of
 from gppf_d2.analysis.run_folder import RunFolder, finite, read_run
-from gppf_d2.analysis.run_section import ago, last_line, run_section
+from gppf_d2.analysis.run_section import ago, run_section, silence
 from gppf_d2.analysis.similarity.section import similarity_section
 from gppf_d2.analysis.training.section import training_section
 
@@ -140,16 +140,24 @@ def _header(folder: RunFolder) -> str:
 
 
 def _state(folder: RunFolder) -> str:
-    """How far the run is; of one that is not finished how fast, and how long ago it said so."""
+    """How far the run is; of one that goes on how fast, and how long ago it said so; of a silent
+    one for how long it has been."""
     planned = folder.max_iter
     if folder.finished:
         return f'<p class="state done">finished · {planned:,} iterations</p>'
+    speed = silence(folder) or _speed(folder)
+    speed = speed and f'<p class="speed">{speed}</p>'
     if not folder.iterations:
-        return '<p class="state open">no iteration logged yet</p>'
+        return f'<p class="state open">no iteration logged yet</p>{speed}'
     if not planned:
-        return f'<p class="state open">{folder.iterations:,} iterations</p>'
+        return f'<p class="state open">{folder.iterations:,} iterations</p>{speed}'
     share = f"{folder.iterations / planned:.0%}"
     words = f"not finished · {folder.iterations:,} of {planned:,} iterations · {share}"
+    return f'<p class="state open">{words}</p>{page.progress(folder.iterations, planned)}{speed}'
+
+
+def _speed(folder: RunFolder) -> str:
+    """Of a run that goes on: time left, samples a second, when it wrote its last line."""
     speed = []
     left = _last(folder, "eta_seconds")
     if left is not None:
@@ -158,13 +166,9 @@ def _state(folder: RunFolder) -> str:
     samples = _last(folder, "samples_per_second")
     if samples is not None:
         speed.append(f"{samples:,.1f} samples/s")
-    written = last_line(folder)
-    if written is not None:
-        speed.append(f"last line {ago(time.time() - written)}")
-    return (
-        f'<p class="state open">{words}</p>{page.progress(folder.iterations, planned)}'
-        f'<p class="speed">{" · ".join(speed)}</p>'
-    )
+    if folder.last_line is not None:
+        speed.append(f"last line {ago(time.time() - folder.last_line)}")
+    return " · ".join(speed)
 
 
 def _last(folder: RunFolder, key: str) -> float | None:

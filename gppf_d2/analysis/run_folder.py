@@ -10,14 +10,27 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import orjson
 import yaml
+
+# by these a folder is known as one of a run; the page itself and its picture are no sign of one
+RUN_FILES = (
+    "config.yaml", "run.json", "metrics.json", "routes.json", "routes.jsonl", "results.json",
+    "log.txt", "predictions", "cka",
+)  # fmt: skip
+PAGE_FILES = ("report.html", "routes.png")
+RECENT = 50  # lines of metrics that tell how often a run writes one
+FRESH = 60.0  # seconds for which no run is called silent
+LINES_MISSED = 5  # lines that have to stay away before a run is called silent
+UNKNOWN_DISTANCE = 60.0  # seconds between two lines, where the metrics do not tell
 
 
 @dataclass
@@ -75,6 +88,36 @@ class RunFolder:
         """Whether the last iteration of the config was logged."""
         return self.max_iter is not None and self.iterations >= self.max_iter
 
+    @property
+    def last_line(self) -> float | None:
+        """When the run wrote its newest line, of metrics or of its log (which goes on while tasks
+        are evaluated), in seconds since the epoch; None without any."""
+        files = [self.path / name for name in ("metrics.json", "log.txt")]
+        return max((file.stat().st_mtime for file in files if file.is_file()), default=None)
+
+    @property
+    def silent(self) -> float | None:
+        """Seconds for which a run that is not finished has written nothing, where that is longer
+        than it should be: it was stopped, or hangs. None of every other run."""
+        if self.finished or self.last_line is None:
+            return None
+        seconds = time.time() - self.last_line
+        return seconds if seconds > max(FRESH, LINES_MISSED * self._line_distance()) else None
+
+    def _line_distance(self) -> float:
+        """Seconds between two lines of metrics, as they usually come."""
+        recent = self.metrics[-RECENT:]
+        distances = [
+            (entry["iteration"] - before["iteration"]) * seconds
+            for before, entry in zip(recent, recent[1:])
+            if (seconds := finite(entry.get("time"))) is not None
+        ]
+        return median(distances) if distances else UNKNOWN_DISTANCE
+
+    def broken(self, name: str) -> str | None:
+        """Why a file that is there cannot be shown, in a sentence; None of one that can be."""
+        return next((sentence for sentence in self.missing if sentence.startswith(name)), None)
+
 
 def read_run(path: str | Path) -> RunFolder:
     """Read everything a report needs from a run folder.
@@ -83,8 +126,7 @@ def read_run(path: str | Path) -> RunFolder:
         ValueError: ``path`` is not a folder.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise ValueError(f"'{path}' is not a folder; name the output folder of a run.")
+    _require_folder(path)
     folder = RunFolder(path)
     note = folder.missing
     folder.run = _read_object(path / "run.json", "the commit, the command and the hardware", note)
@@ -104,6 +146,21 @@ def read_run(path: str | Path) -> RunFolder:
     if not folder.sheets:
         note.append("There is no picture under predictions/, so predictions are not shown.")
     return folder
+
+
+def require_run(path: Path) -> None:
+    """Refuse a folder that holds something else than a run; an empty one may be about to get one.
+
+    Raises:
+        ValueError: ``path`` is not a folder, or has files but none of a run.
+    """
+    _require_folder(path)
+    names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+    if names.difference(PAGE_FILES) and names.isdisjoint(RUN_FILES):
+        raise ValueError(
+            f"'{path}' holds no run (none of {', '.join(RUN_FILES)}); name the output folder of a "
+            "run."
+        )
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
@@ -158,6 +215,11 @@ def finite(value: Any) -> float | None:
         return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
     except OverflowError:
         return None
+
+
+def _require_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise ValueError(f"'{path}' is not a folder; name the output folder of a run.")
 
 
 def _mapping(value: Any) -> dict[str, Any]:

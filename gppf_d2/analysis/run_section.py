@@ -64,17 +64,22 @@ def describe_hardware(run: Mapping[str, Any]) -> dict[str, str]:
 
 def ago(seconds: float) -> str:
     """A time in the past, in words: "4 minutes ago"."""
+    return f"{duration(seconds)} ago" if seconds >= 60 else "just now"
+
+
+def duration(seconds: float) -> str:
+    """A time in whole units, in words: "4 minutes"."""
     for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
         if seconds >= length:
             count = int(seconds // length)
-            return f"{count} {unit}{'' if count == 1 else 's'} ago"
-    return "just now"
+            return f"{count} {unit}{'' if count == 1 else 's'}"
+    return "less than a minute"
 
 
-def last_line(folder: RunFolder) -> float | None:
-    """When the newest line of metrics was written, in seconds since the epoch; None without any."""
-    file = folder.path / "metrics.json"
-    return file.stat().st_mtime if folder.metrics and file.is_file() else None
+def silence(folder: RunFolder) -> str:
+    """That a run seems to be dead, in words; "" of a run that is finished or goes on."""
+    seconds = folder.silent
+    return "" if seconds is None else f"stopped or silent: no line for {duration(seconds)}"
 
 
 def _facts_card(folder: RunFolder) -> str:
@@ -88,7 +93,7 @@ def _facts_card(folder: RunFolder) -> str:
         ("Processes", run.get("world_size")),
         *describe_hardware(run).items(),
         ("Started", _date(run.get("started"))),
-        ("Last metrics", _date(last_line(folder))),
+        ("Last line", _date(folder.last_line)),
         ("Commit", run.get("commit")),
         ("gppf_d2", run.get("gppf_d2")),
         ("torch", run.get("torch")),

@@ -212,6 +212,7 @@ def load_model_state(
     source: str,
     allow_task_changes: bool = False,
     held: set[str] | None = None,
+    remedy: str = "give the --tasks of before, or --allow-task-changes to keep what they share",
 ) -> None:
     """Load a state dict, refusing what differs with a list of it.
 
@@ -221,6 +222,7 @@ def load_model_state(
         source: named in the error.
         allow_task_changes: tasks may have come or gone since; new ones stay fresh.
         held: tasks whose head this rank holds; None means all of the model's.
+        remedy: what to do about other tasks, for the error.
     """
     tasks = set(model.controllers)
     held = tasks if held is None else held
@@ -228,8 +230,7 @@ def load_model_state(
     if saved_tasks != tasks and not allow_task_changes:
         raise UserError(
             f"The checkpoint {source} has the tasks {', '.join(sorted(saved_tasks))}, "
-            f"the config {', '.join(sorted(tasks))}; give --allow-task-changes to keep "
-            "what they share."
+            f"the config {', '.join(sorted(tasks))}; {remedy}."
         )
     gone, new = saved_tasks - tasks, tasks - saved_tasks
 

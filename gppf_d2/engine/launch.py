@@ -10,7 +10,8 @@ Three ways in, one way out (a default process group, a device for this process):
 refuses two ranks on one GPU, so these runs use gloo, which stages through pinned memory itself.
 
 A rank that fails ends the run: the launcher waits a moment for the others to leave by themselves,
-ends those that stay, and exits with the failing rank's status.
+ends those that stay, and exits with the failing rank's status. Ranks whose launcher is killed stop
+as after SIGTERM, with a checkpoint. What ended a rank stands in its log, too.
 """
 
 from __future__ import annotations
@@ -130,7 +131,9 @@ def launch(main: Callable[..., None], how: Launch, args: tuple) -> int:
     context = mp.get_context("spawn")
     processes = [
         context.Process(
-            target=_spawned, args=(main, how, local_rank, url, args), name=f"rank {rank}"
+            target=_spawned,
+            args=(main, how, local_rank, url, args, os.getpid()),
+            name=f"rank {rank}",
         )
         for local_rank, rank in enumerate(
             range(how.machine_rank * how.num_processes, (how.machine_rank + 1) * how.num_processes)
@@ -177,9 +180,22 @@ def _watch(processes: list) -> int:
     return 128 - status if status < 0 else status
 
 
-def _spawned(main: Callable, how: Launch, local_rank: int, url: str, args: tuple) -> None:
+def _spawned(
+    main: Callable, how: Launch, local_rank: int, url: str, args: tuple, launcher: int
+) -> None:
+    threading.Thread(target=_follow, args=(launcher,), daemon=True).start()
     rank = how.machine_rank * how.num_processes + local_rank
     sys.exit(_run_rank(main, how, rank, how.world_size, local_rank, how.num_processes, url, args))
+
+
+def _follow(launcher: int) -> None:
+    """Stop this rank when its launcher is gone (kill -9, out of memory): nobody else would."""
+    while os.getppid() == launcher:
+        time.sleep(1.0)
+    logger.error("The launcher (pid %d) is gone; this rank stops.", launcher)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
+    os._exit(128 + signal.SIGTERM)
 
 
 def _run_rank(
@@ -254,3 +270,14 @@ def report_error(error: BaseException, rank: int = 0) -> None:
     # one write, so that the lines of several ranks do not mix
     sys.stderr.write(f"[rank {rank}] error: {text}\n")
     sys.stderr.flush()
+    _to_log_file(text)
+
+
+def _to_log_file(text: str) -> None:
+    """Write an error into this rank's log file, where one is open: a report reads it there."""
+    record = logging.LogRecord(logger.name, logging.ERROR, __file__, 0, text, (), None)
+    for handler in logging.getLogger("gppf_d2").handlers:
+        stream = getattr(handler, "stream", None)
+        if stream is not None and stream not in (sys.stdout, sys.stderr):
+            handler.handle(record)
+            handler.flush()

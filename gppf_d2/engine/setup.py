@@ -222,7 +222,13 @@ def load_model(
                 f"{checkpoint!r} holds no averaged parameters; train with train.ema_decay."
             )
         weights.update(state["ema"]["average"])
-    load_model_state(model, weights, source=str(checkpoint), held=set(held))
+    load_model_state(
+        model,
+        weights,
+        source=str(checkpoint),
+        held=set(held),
+        remedy="give the config.yaml of the checkpoint's own run",
+    )
     return model.eval()
 
 

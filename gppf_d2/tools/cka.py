@@ -5,8 +5,9 @@
 MODEL is RUN (a run folder: all its tasks), RUN:task, a file of weights, or FILE.py:function, which
 returns a torch module; NAME= in front names it. One pass over the images gives every network with
 itself and with every other: DIR/cka/NAME.json, which the report shows, and DIR/cka/NAME/, a heat
-map of each pair. Printed are how far a block of layers stands out in each network (0: not at all)
-and how alike each two networks are. Memory does not grow with the number of images.
+map of each pair; NAME is MODELS.DATASET.SIZE.KERNEL. Printed are how far a block of layers stands
+out in each network (0: not at all) and how alike each two networks are. Memory does not grow with
+the number of images.
 
 torchrun --nproc-per-node N -m gppf_d2.tools.cka ... shares the batches, one GPU each. A wrong call
 ends with one sentence and status 2.
@@ -128,7 +129,7 @@ def measure(job: Job) -> Similarity:
         cka = accumulate(job.networks, mine, kernel, device, progress.add)
     cka.reduce()
     return Similarity(
-        networks=tuple(Network(network.name, network.names) for network in job.networks),
+        networks=tuple(Network(one.name, one.names, one.iteration) for one in job.networks),
         matrix=cka.matrix().numpy(),
         kernel=job.kernel,
         bandwidth=job.bandwidth if job.kernel == "rbf" else None,
@@ -220,7 +221,7 @@ def _stem(similarity: Similarity) -> str:
     if len(names) > LONGEST_NAME:
         digest = hashlib.sha256("\n".join(similarity.names).encode()).hexdigest()[:8]
         names = f"{len(similarity.names)}-networks-{digest}"
-    return f"{names}.{_plain(similarity.dataset)}.{similarity.kernel}"
+    return f"{names}.{_plain(similarity.dataset)}.{similarity.size}.{similarity.kernel}"
 
 
 def _plain(text: str) -> str:

@@ -37,6 +37,7 @@ from gppf_d2.modeling.lego.swin import PATCH
 from gppf_d2.modeling.multitask import MultiTaskModel
 from gppf_d2.modeling.pretrained import load_pretrained
 from gppf_d2.modeling.weight_files import SUFFIXES, PlainWeights, read_plain_weights
+from gppf_d2.tools.predict import check_run
 
 BGR = Pixels("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0))  # of Detectron2's zoo
 
@@ -109,7 +110,7 @@ def load_networks(texts: Sequence[str], pattern: str = "", timm_model: str = "")
         UserError, ValueError: something is not there, does not fit, or two have one name.
     """
     found: list[tuple[Layers, str]] = []  # with a longer name, where the first is not unique
-    runs: dict[Path, MultiTaskModel] = {}
+    runs: dict[Path, tuple[MultiTaskModel, int | None]] = {}
     for asked in map(_Asked.of, texts):
         checkpoint = asked.checkpoint
         if checkpoint is not None:
@@ -146,16 +147,15 @@ def _with_unique_names(found: Sequence[tuple[Layers, str]]) -> tuple[Layers, ...
 
 
 def _newest(folder: Path) -> Path:
-    if not (folder / "config.yaml").is_file():
-        raise UserError(
-            f"There is no run in '{folder}' (no config.yaml); give the output folder of a run of "
-            "train_net.py."
-        )
+    check_run(folder)
     return newest_checkpoint(folder)
 
 
 def _of_run(
-    asked: _Asked, checkpoint: Path, runs: dict[Path, MultiTaskModel], pattern: str
+    asked: _Asked,
+    checkpoint: Path,
+    runs: dict[Path, tuple[MultiTaskModel, int | None]],
+    pattern: str,
 ) -> list[tuple[Layers, str]]:
     """The networks of some tasks of a run; its model is loaded once."""
     folder = checkpoint.parent
@@ -167,7 +167,9 @@ def _of_run(
         )
     if checkpoint not in runs:
         averaged = bool(cfg.train.get("ema_decay"))
-        runs[checkpoint] = load_model(cfg, str(checkpoint), tasks=[], ema=averaged)
+        model = load_model(cfg, str(checkpoint), tasks=[], ema=averaged)
+        runs[checkpoint] = model, read_checkpoint(checkpoint, mmap=True).get("iteration")
+    model, iteration = runs[checkpoint]
     pixels = Pixels(
         str(cfg.input.pixel_format), list(cfg.input.pixel_mean), list(cfg.input.pixel_std)
     )
@@ -177,7 +179,8 @@ def _of_run(
         short = asked.name if asked.name and len(chosen) == 1 else task
         longer = f"{asked.name or folder.resolve().name}:{task}"
         name = longer if asked.name and len(chosen) > 1 else short
-        found.append((route_layers(runs[checkpoint], task, name, pixels, pattern), longer))
+        network = route_layers(model, task, name, pixels, pattern)
+        found.append((replace(network, iteration=iteration), longer))
     return found
 
 

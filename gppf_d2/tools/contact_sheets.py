@@ -6,7 +6,7 @@
 Writes RUN/predictions/<task>.png, one contact sheet per task with images of its first evaluation
 dataset; for a task that evaluates several label heads RUN/predictions/<task>.<label>.png, each with
 images and truth of its own dataset. ``--order worst`` shows failures first. ``tools.report`` puts
-the sheets on its page.
+the sheets on its page. A wrong call ends with one sentence and status 2.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from typing import Any
 
 from gppf_d2.analysis.figures import save_png
 from gppf_d2.analysis.predictions.prediction_sheets import ORDERS
-from gppf_d2.engine.checkpoint import newest_checkpoint
+from gppf_d2.engine.checkpoint import newest_checkpoint, read_checkpoint
 from gppf_d2.engine.config import load_config
-from gppf_d2.engine.launch import report_error
+from gppf_d2.engine.errors import sentence, show_traceback
+from gppf_d2.engine.launch import speaks_for_itself
 from gppf_d2.engine.output_folder import TALKATIVE
 from gppf_d2.engine.setup import build_tasks, load_records
-from gppf_d2.tools.predict import build_predictors
+from gppf_d2.tools.predict import build_predictors, check_min_score, check_run
 
 AMONG = 200  # images that "worst" and "best" look at
 
@@ -52,16 +53,20 @@ def draw_sheets(
         The files that were written.
 
     Raises:
-        UserError: no config, no checkpoint, an unknown task.
+        UserError: no run, no checkpoint, an unknown task, a score beyond 0 to 1.
         ValueError: a count or an order that is not possible.
     """
+    check_min_score(min_score)
+    check_run(run)
     cfg = load_config(str(run / "config.yaml"))
     checkpoint = checkpoint or str(newest_checkpoint(run))
+    iteration = read_checkpoint(checkpoint, mmap=True).get("iteration")
+    when = "" if iteration is None else f"after {iteration:,} iterations"
     specs = build_tasks(cfg)
     written = []
     for name in tasks or [task for task in specs if specs[task].evaluators]:
         for dataset, predictor in build_predictors(cfg, checkpoint, name, min_score):
-            sheet = predictor.sheet(load_records([dataset]), count, **options)
+            sheet = predictor.sheet(load_records([dataset]), count, when=when, **options)
             stem = f"{name}.{predictor.label}" if predictor.label else name
             written.append(save_png(sheet, run / "predictions" / f"{stem}.png"))
             print(f"Wrote {written[-1]}")
@@ -98,7 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         default=0.3,
         metavar="S",
-        help="objects below it are not drawn (default: 0.3)",
+        help="objects below it are not drawn, 0 to 1 (default: 0.3)",
     )
     parser.add_argument("--data-root", default="", metavar="DIR", help="of the datasets")
     return parser
@@ -127,8 +132,11 @@ def main(argv: list[str] | None = None) -> int:
             progress=True,
         )
     except Exception as error:
-        report_error(error)
-        return 1
+        if not speaks_for_itself(error) and not isinstance(error, OSError):
+            raise
+        show_traceback(error)
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        return 2
     return 0
 
 

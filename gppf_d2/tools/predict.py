@@ -155,6 +155,29 @@ def refuse_to_replace(files: Sequence[Path], output: Path) -> None:
             )
 
 
+def check_run(folder: Path) -> None:
+    """Stop where a folder holds no run.
+
+    Raises:
+        UserError: no config.yaml in it.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise UserError(
+            f"There is no run in '{folder}' (no config.yaml); give the output folder of a run of "
+            "train_net.py."
+        )
+
+
+def check_min_score(score: float) -> None:
+    """Stop where a threshold of scores is none.
+
+    Raises:
+        UserError: it does not lie in 0 to 1.
+    """
+    if not 0 <= score <= 1:
+        raise UserError(f"--min-score is {score:g}; give a number from 0 to 1.")
+
+
 def _describe(output: Path, task: str, entries: Sequence[Mapping[str, Any]]) -> None:
     """Write ``predictions.json``, a line an image."""
     lines = ",\n".join(json.dumps(entry) for entry in entries)
@@ -181,15 +204,29 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m gppf_d2.tools.predict",
         description="Run one task of a checkpoint on images; writes pictures and predictions.json.",
     )
-    parser.add_argument("--config-file", required=True, help="the run's config.yaml, or its .py")
-    parser.add_argument("--checkpoint", required=True, help="a checkpoint of the run")
-    parser.add_argument("--task", required=True, help="one of the config's tasks")
-    parser.add_argument("--output", required=True, type=Path, help="folder that is written to")
     parser.add_argument(
-        "--min-score", type=float, default=0.3, help="boxes below it are not drawn (default: 0.3)"
+        "--config-file", required=True, metavar="FILE", help="the run's config.yaml, or its .py"
     )
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="images, folders, and key=value for the config"
+        "--checkpoint", required=True, metavar="FILE", help="a checkpoint of the run"
+    )
+    parser.add_argument("--task", required=True, help="one of the config's tasks")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="folder that is written to"
+    )
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        default=0.3,
+        metavar="S",
+        help="objects below it are not drawn, 0 to 1 (default: 0.3)",
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="images, folders, which are searched with their subfolders, and key=value for the "
+        "config",
     )
     return parser
 
@@ -204,6 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not inputs:
             raise UserError("No image is named; give image files or folders.")
+        check_min_score(options.min_score)
         files = find_images(inputs, made=options.output)
         refuse_to_replace(files, options.output)
         cfg = load_config(options.config_file, overrides)
@@ -212,6 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    count = len(files) - len(failed)
+    pictures = "picture" if count == 1 else "pictures"
+    print(f"Wrote {count} {pictures} and predictions.json to {options.output}")
     if failed:
         print(f"{len(failed)} of {len(files)} images could not be read.", file=sys.stderr)
     return 1 if failed else 0

@@ -5,7 +5,8 @@
 
 Of one run: ``RUN/report.html``, and ``RUN/routes.png`` beside it. Of several: ``comparison.html``,
 in which the first is what the others are compared with. A page is one self-contained file; runs
-may be half-finished or crashed, the page says what is missing. --live serves the page until Ctrl-C
+may be half-finished or crashed, the page says what is missing; a folder without any file of a run
+is refused, an empty one is not. --live serves the page until Ctrl-C
 and writes the same file anew, on demand, whenever the runs have gone on.
 """
 
@@ -21,7 +22,7 @@ from gppf_d2.analysis.comparison.page import run_names, write_comparison
 from gppf_d2.analysis.figures import write_file
 from gppf_d2.analysis.live import LivePage, LiveServer
 from gppf_d2.analysis.report import report_page, write_report
-from gppf_d2.analysis.run_folder import read_run
+from gppf_d2.analysis.run_folder import read_run, require_run
 from gppf_d2.engine.errors import sentence
 
 HOST, PORT = "127.0.0.1", 8000
@@ -91,10 +92,11 @@ def _writer(runs: Sequence[Path], output: Path | None) -> Callable[[], Path]:
         ValueError: a run or the page is something else than it should be.
     """
     for run in runs:
-        if not run.is_dir():
-            raise ValueError(f"'{run}' is not a folder; name the output folder of a run.")
+        require_run(run)
     if output is not None and output.is_dir():
         raise ValueError(f"'{output}' is a folder; name a file, '{output / 'report.html'}' say.")
+    if output is not None and not output.parent.is_dir():
+        raise ValueError(f"'{output.parent}' is not a folder; make it first, or name another file.")
     if len(runs) > 1:
         run_names(runs)  # refuses a run that is named twice before anything is served
         return partial(write_comparison, runs, output or Path("comparison.html"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -16,7 +18,7 @@ from gppf_d2.analysis.live import LivePage, LiveServer, fingerprint
 from gppf_d2.analysis.report import write_report
 from gppf_d2.analysis.run_folder import read_run
 from gppf_d2.tools import report
-from tests.analysis.run_folders import write_lines
+from tests.analysis.run_folders import make_run, write_lines
 
 
 @contextmanager
@@ -42,6 +44,13 @@ def ask(
         return response, response.read()
     finally:
         connection.close()
+
+
+def ask_anew(server: LiveServer, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
+    """The page after the one that is begun by asking for it."""
+    ask(server)
+    server.page.wait()
+    return ask(server, **headers)
 
 
 def counting(folder: Path) -> Callable[[], Path]:
@@ -92,7 +101,7 @@ def test_the_report_of_a_growing_run_follows_it(run: Path, at_once) -> None:
         assert int(response.headers["Refresh"]) > 0
         assert response.headers["Cache-Control"] == "no-cache"
         log(run, 60)
-        _, second = ask(server)
+        _, second = ask_anew(server)
     assert "finished · 60 iterations" in second.decode()
     assert (run / "report.html").read_bytes() == second
 
@@ -109,7 +118,7 @@ def test_an_unchanged_run_is_not_written_again_and_answered_with_304(run: Path, 
         assert short.headers["ETag"] == tag
         assert ask(server, If_None_Match=f"W/{tag}")[0].status == 304, "as a proxy hands it on"
         log(run, 20)
-        changed, body = ask(server, If_None_Match=tag)
+        changed, body = ask_anew(server, If_None_Match=tag)
         assert changed.status == 200 and b"20 iterations" in body and write.written == [10, 20]
 
 
@@ -145,7 +154,7 @@ def test_a_page_that_cannot_be_written_says_so_and_the_server_goes_on(
         assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
         assert "ETag" not in response.headers
         log(run, 20)
-        response, body = ask(server)
+        response, body = ask_anew(server)
         assert response.status == 200 and b"20 iterations" in body
     assert "iteration 13" in caplog.text
 
@@ -181,9 +190,47 @@ def test_writing_takes_a_share_of_the_time_and_old_pages_are_renewed(
     for second, count in ((1009, 1), (1031, 1), (1032, 2), (1100, 2)):
         now[0] = max(now[0], second)
         page.answer()
+        page.wait()
         assert len(write.written) == count, second
     now[0] += live.STALE  # "last line 2 minutes ago" has to be said anew
-    assert page.answer().status == HTTPStatus.OK and len(write.written) == 3
+    assert page.answer().status == HTTPStatus.OK
+    page.wait()
+    assert len(write.written) == 3
+
+
+def test_the_old_page_is_served_while_a_new_one_is_written(run: Path, at_once) -> None:
+    write, go_on = counting(run), threading.Event()
+
+    def slow() -> Path:
+        assert not write.written or go_on.wait(30)
+        return write()
+
+    page = LivePage(slow, [run], pause=0)
+    first = page.answer()
+    log(run, 20)
+    assert [page.answer() for _ in range(3)] == [first] * 3 and write.written == [10]
+    go_on.set()
+    page.wait()
+    assert b"20 iterations" in page.answer().body and write.written == [10, 20]
+
+
+def test_a_browser_stops_asking_for_finished_runs_that_no_longer_change(
+    tmp_path: Path, at_once
+) -> None:
+    run = make_run(tmp_path / "run")
+    with serving(LivePage(counting(run), [run], pause=0)) as server:
+        fresh, body = ask(server)
+        assert fresh.headers["Refresh"], "the last evaluation may still be to come"
+    then = time.time() - 2 * live.SETTLED
+    for path in run.rglob("*"):
+        os.utime(path, (then, then))
+    with serving(LivePage(counting(run), [run], pause=0)) as server:
+        last, same = ask(server, If_None_Match=fresh.headers["ETag"])
+        assert last.headers["Refresh"] is None
+        assert last.status == 200 and same == body, "a 304 would keep the old Refresh"
+        assert ask(server, If_None_Match=last.headers["ETag"])[0].status == 304
+        (run / "results.json").write_text("{}")
+        assert ask_anew(server)[0].headers["Refresh"]
 
 
 def test_checkpoints_and_the_pages_themselves_are_not_watched(run: Path) -> None:

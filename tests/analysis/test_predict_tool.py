@@ -72,6 +72,13 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     return run
 
 
+def stub_sheets(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
+    """A run whose config is that of ``call`` and whose checkpoints are of iteration 1,300."""
+    (run / "config.yaml").write_text("")
+    monkeypatch.setattr(contact_sheets, "load_config", lambda path: predict.load_config(path, []))
+    monkeypatch.setattr(contact_sheets, "read_checkpoint", lambda *file, mmap: {"iteration": 1300})
+
+
 def save_image(path: Path) -> Path:
     path.parent.mkdir(exist_ok=True, parents=True)
     pixels = np.random.default_rng(0).integers(0, 255, (8, 12, 3), dtype=np.uint8)
@@ -79,12 +86,14 @@ def save_image(path: Path) -> Path:
     return path
 
 
-def test_pictures_maps_and_json_are_written(call, tmp_path: Path) -> None:
+def test_pictures_maps_and_json_are_written(call, tmp_path: Path, capsys) -> None:
     save_image(tmp_path / "in" / "a.png")
     save_image(tmp_path / "in" / "b.png")
     again = save_image(tmp_path / "other" / "a.jpg")
     assert call(tmp_path / "in", again, "train.device=cpu") == 0
     assert call.seen == {"overrides": ["train.device=cpu"], "loaded": [("m.pth", ["parsing"])]}
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"Wrote 3 pictures and predictions.json to {call.output}"
     content = json.loads((call.output / "predictions.json").read_text())
     assert content["task"] == "parsing"
     assert [entry["picture"] for entry in content["images"]] == ["a.png", "b.png", "a-2.png"]
@@ -121,7 +130,7 @@ def test_sheets_of_label_heads_are_drawn_from_their_own_datasets(
         asked.extend(names)
         return [{"file_name": str(file), "height": 8, "width": 12}]
 
-    monkeypatch.setattr(contact_sheets, "load_config", lambda path: predict.load_config(path, []))
+    stub_sheets(monkeypatch, tmp_path)
     monkeypatch.setattr(contact_sheets, "load_records", load_records)
     written = contact_sheets.draw_sheets(tmp_path, ["student", "parsing"], "m.pth")
     names = [path.name for path in written]
@@ -141,7 +150,7 @@ def test_options_of_the_sheets_reach_them_and_contradictions_are_refused(
         file = save_image(tmp_path / f"{index}.png")
         size = {"height": 8, "width": 12}
         records.append({"file_name": str(file), "sem_seg_file_name": str(labels), **size})
-    monkeypatch.setattr(contact_sheets, "load_config", lambda path: predict.load_config(path, []))
+    stub_sheets(monkeypatch, tmp_path)
     monkeypatch.setattr(contact_sheets, "load_records", lambda names: records)
     (tmp_path / "model_final.pth").write_bytes(b"")  # of a run whose other checkpoints are gone
     fixed = [str(tmp_path), "--tasks", "parsing", "--count", "1"]
@@ -152,7 +161,10 @@ def test_options_of_the_sheets_reach_them_and_contradictions_are_refused(
             return f"{sheet.info['Description']} {sheet.width}"
 
     worst, plain = told("--order", "worst"), told("--order", "worst", "--no-errors")
-    assert "The 1 worst of 3 images by mean IoU. 2.png: mean IoU 0.58." in worst
+    assert worst.startswith(
+        "Predictions of parsing · after 1,300 iterations. "
+        "The 1 worst of 3 images by mean IoU. 2.png: mean IoU 0.58."
+    )
     assert call.seen["loaded"][0][0].endswith("model_final.pth")
     assert worst[:-4] == plain[:-4] and worst != plain, "one column less"
     assert "The 1 best of 2 images (spread evenly over all 3)" in told(
@@ -162,8 +174,16 @@ def test_options_of_the_sheets_reach_them_and_contradictions_are_refused(
     with pytest.raises(SystemExit, match="2"):
         contact_sheets.main([*fixed, "--among", "5"])
     assert "--among goes with --order worst or best" in capsys.readouterr().err
-    assert contact_sheets.main([*fixed, "--count", "0"]) == 1
-    assert "show at least 1" in capsys.readouterr().err
+    nowhere = str(tmp_path / "nowhere")
+    for wrong, said in (
+        ([*fixed, "--count", "0"], "show at least 1"),
+        ([*fixed, "--min-score", "1.5"], "--min-score is 1.5; give a number from 0 to 1."),
+        ([*fixed, "--tasks", "flying"], "Unknown task 'flying'"),
+        ([nowhere], f"There is no run in '{nowhere}' (no config.yaml); give the output folder"),
+    ):
+        assert contact_sheets.main(wrong) == 2
+        heard = capsys.readouterr().err
+        assert heard.startswith("error: ") and said in heard and heard.count("\n") == 1
 
 
 def test_folders_in_a_folder_are_looked_into_and_earlier_pictures_are_not(
@@ -194,6 +214,7 @@ def test_unreadable_image_is_named_left_out_and_remembered(call, tmp_path: Path,
     (tmp_path / "in" / "bad.png").write_bytes(good.read_bytes()[:60])
     assert call(tmp_path / "in") == 1
     captured = capsys.readouterr()
+    assert captured.out.endswith(f"Wrote 1 picture and predictions.json to {call.output}\n")
     assert "bad.png" in captured.err and "1 of 2 images could not be read" in captured.err
     content = json.loads((call.output / "predictions.json").read_text())
     assert [Path(entry["file"]).name for entry in content["images"]] == ["good.png"]
@@ -207,6 +228,12 @@ def test_unreadable_image_is_named_left_out_and_remembered(call, tmp_path: Path,
         (["nowhere.png"], "parsing", "There is no file or folder"),
         (["empty"], "parsing", "has no image"),
         (["a.b=c"], "parsing", "No image is named"),
+        (
+            ["image.png", "--min-score", "-0.1"],
+            "parsing",
+            "--min-score is -0.1; give a number from",
+        ),
+        (["image.png", "--min-score", "nan"], "parsing", "--min-score is nan; give a number from"),
     ],
 )
 def test_wrong_calls_end_with_one_sentence(
@@ -219,3 +246,10 @@ def test_wrong_calls_end_with_one_sentence(
     captured = capsys.readouterr()
     assert sentence in captured.err and captured.err.count("\n") == 1
     assert call.seen["loaded"] == []
+
+
+def test_help_names_what_options_take_and_says_that_folders_are_searched() -> None:
+    told = " ".join(predict.make_parser().format_help().split())
+    for words in ("--config-file FILE", "--checkpoint FILE", "--output DIR", "--min-score S"):
+        assert words in told
+    assert "folders, which are searched with their subfolders" in told

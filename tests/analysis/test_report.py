@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,9 @@ from PIL import Image
 
 from gppf_d2.analysis import draw_routes, write_report
 from gppf_d2.analysis.page import photograph
+from gppf_d2.analysis.report import report_page
+from gppf_d2.analysis.results.section import results_section
+from gppf_d2.analysis.run_folder import read_run
 from gppf_d2.tools.report import main
 from tests.analysis.html_page import Page
 from tests.analysis.run_folders import make_metrics, make_routes, make_run, write_lines
@@ -111,13 +116,45 @@ def test_crashed_run_shows_what_it_has_and_the_end_of_its_log(tmp_path: Path) ->
     page = Page(write_report(run).read_text())
     assert "not finished · 30 of 60 iterations" in page.text
     assert "the <last> words" in page.text and "\x1b" not in page.text
-    assert "There are no routes" in page.text and "no evaluation has finished" in page.text
+    assert "There are no routes" in page.text
     assert "objects.png cannot be read as a picture" in page.text
     assert any(image["alt"].startswith("Losses of task objects") for image in page.all("img"))
     (bar,) = page.all("progress")
     assert (bar["value"], bar["max"]) == ("30", "60")
     for words in ("50%", "0:02:05 left", "12.5 samples/s", "last line just now"):
         assert words in page.text
+
+
+def test_a_run_that_stopped_has_no_time_left(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", tasks=["objects"])
+    speed = {"eta_seconds": 77.0, "samples_per_second": 12.5}
+    lines = [m | speed for m in make_metrics(30, ["objects"])]  # one every 10 x 0.5 s
+
+    def page_after(seconds: float, time_of_one: float = 0.5) -> str:
+        write_lines(run / "metrics.json", [m | {"time": time_of_one} for m in lines])
+        then = time.time() - seconds
+        os.utime(run / "metrics.json", (then, then))
+        return report_page(read_run(run))
+
+    (run / "results.json").unlink()
+    going = page_after(50)
+    assert "0:01:17 left" in going and "silent" not in going
+    assert '<p class="lead">No evaluation has finished yet.</p>' in going
+    assert "--eval-only" not in going
+    stopped = page_after(130)
+    assert "stopped or silent: no line for 2 minutes" in stopped
+    assert "0:01:17" not in stopped and "last line" not in stopped
+    assert "no evaluation has finished. Evaluate with --eval-only." in stopped
+    assert "0:01:17 left" in page_after(130, time_of_one=3.0), "a line every 30 s: not yet"
+    (run / "log.txt").write_text("evaluating\n")
+    assert "0:01:17 left" in page_after(130), "the log goes on while tasks are evaluated"
+
+
+def test_broken_results_are_told_where_results_stand(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text('{"objects": {')
+    folder = read_run(tmp_path)
+    assert "results.json cannot be read" in results_section(folder)
+    assert "--eval-only" not in results_section(folder)
 
 
 def test_numbers_that_no_float_holds_and_names_like_formulas_cost_nothing(tmp_path: Path) -> None:
@@ -171,8 +208,17 @@ def test_tool_prints_the_path_or_one_sentence(tmp_path: Path, capsys) -> None:
     assert main([str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
     assert main([str(tmp_path / "nowhere")]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("error: '") and captured.err.count("\n") == 1
+    assert main([str(tmp_path)]) == 0, "its own page does not make a folder another one"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "demo.py").write_text("")
+    assert main([str(tmp_path / "configs")]) == 2
+    assert not (tmp_path / "configs" / "report.html").exists()
+    (tmp_path / "run.json").write_text("{}")
+    assert main([str(tmp_path), "--output", str(tmp_path / "nowhere" / "a.html")]) == 2
+    assert not (tmp_path / "nowhere").exists()
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 3 and all(error.startswith("error: '") for error in errors)
+    assert "holds no run" in errors[1] and "nowhere" in errors[2]
 
 
 def test_a_task_with_label_heads_has_its_sheets_its_labels_losses_and_their_weights(

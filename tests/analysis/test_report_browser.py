@@ -63,6 +63,12 @@ function look(frame) {
       source => source.parentNode.querySelector('img').currentSrc === source.srcset),
     overflow: page.documentElement.scrollWidth - page.documentElement.clientWidth,
     skipped: levels.some((level, i) => level > (i ? levels[i - 1] : 0) + 1),
+    silent: [...page.querySelectorAll('*')].filter(e => e.scrollWidth > e.clientWidth + 1
+      && ['auto', 'scroll'].includes(frame.contentWindow.getComputedStyle(e).overflowX)
+      && !frame.contentWindow.getComputedStyle(e).backgroundAttachment.includes('local'))
+      .map(e => e.tagName + '.' + e.className),
+    loose: [...page.querySelectorAll('table')].filter(e =>
+      e.scrollWidth > e.parentNode.clientWidth + 1 && !e.closest('.scroll')).map(e => e.className),
     styled: frame.contentWindow.getComputedStyle(page.body).maxWidth !== 'none',
     ids: [...page.querySelectorAll('nav a')].every(a => page.querySelector(a.hash)),
     first: page.querySelector('a[href], button, [tabindex="0"]').className,
@@ -136,5 +142,6 @@ def test_pictures_widths_and_headings_hold_on_phone_and_desk(
     for frame in frames:
         assert frame["pictures"] >= PAGES[frame["name"]] and frame["wrong"] == [], frame["name"]
         assert frame["overflow"] <= 0, f"{frame['name']} scrolls sideways at {frame['width']}"
+        assert frame["silent"] == [] and frame["loose"] == [], "cut off without a sign"
         assert frame["styled"] and frame["ids"] and not frame["skipped"]
         assert frame["first"] == "skip" and frame["dark"] == dark

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.colors import to_hex
 
 from gppf_d2.analysis import page
@@ -18,12 +19,14 @@ from gppf_d2.analysis.routes.curves import route_curves
 from gppf_d2.analysis.routes.heatmap import route_heatmap
 from gppf_d2.analysis.routes.tables import (
     MOST_POINTS,
+    arbitrary_layers,
     learning_curves,
     probabilities_of,
     route_agreement,
-    undecided_layers,
+    sure_layers,
 )
 from gppf_d2.analysis.run_folder import RunFolder
+from gppf_d2.modeling.lego.controller import undecided_layers
 from tests.analysis.run_folders import LAYERS, make_routes
 
 
@@ -48,9 +51,16 @@ def test_agreement_counts_layers_with_the_same_unit() -> None:
     assert np.allclose(matrix, [[1, 0.25, 0], [0.25, 1, 0.75], [0, 0.75, 1]])
 
 
-def test_undecided_layers_are_counted_below_the_threshold() -> None:
-    routes = {"layers": LAYERS, "tasks": {"a": decided([0] * 4, p=0.89), "b": decided([1] * 4)}}
-    assert undecided_layers(routes) == {"a": 4, "b": 0}
+def test_sure_layers_and_those_whose_choice_is_arbitrary_are_counted() -> None:
+    tasks = {"a": decided([0] * 4, p=0.89), "b": decided([1] * 4), "c": decided([1] * 4, p=0.54)}
+    tasks["one"] = decided([0] * 4, num_units=1)
+    routes = {"layers": LAYERS, "tasks": tasks}
+    assert sure_layers(routes) == {"a": 0, "b": 4, "c": 0, "one": 4}
+    tables = {task: torch.tensor(entry["probabilities"]) for task, entry in tasks.items()}
+    assert arbitrary_layers(routes) == {
+        task: len(undecided_layers(table)) for task, table in tables.items()
+    }
+    assert arbitrary_layers(routes) == {"a": 0, "b": 0, "c": 4, "one": 0}
 
 
 def test_tasks_whose_tables_do_not_fit_are_left_out() -> None:
@@ -93,6 +103,18 @@ def test_heatmap_of_many_layers_stays_within_the_page() -> None:
     layers = ["stem"] + [f"res4.{index}" for index in range(49)]
     routes = {"layers": layers, "tasks": {"a": decided([0] * 50, p=0.6)}}
     assert route_heatmap(routes).get_figwidth() <= 15.01
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_titles_have_room_on_pictures_of_few_layers(count: int) -> None:
+    routes = {"iteration": 1_234_567, "temperature": 0.0123, "layers": LAYERS[:count]}
+    routes["tasks"] = {"a": decided([0] * count), "b": decided([1] * count)}
+    title = "Share of layers with the same unit · iteration 1,234,567 · temperature 0.0123"
+    heat_map, tree = route_heatmap(routes), agreement_figure(routes, title=title)
+    for figure, title in ((heat_map, heat_map.axes[0]._left_title), (tree, tree.texts[0])):
+        figure.canvas.draw()
+        box = title.get_window_extent()
+        assert title.get_text() and box.x0 >= 5 and box.x1 <= figure.bbox.x1 - 5
 
 
 def test_curves_of_two_units_show_the_probability_of_unit_1() -> None:
@@ -253,12 +275,15 @@ def run_folder(tmp_path, tasks: dict, config: dict | None = None) -> RunFolder:
 
 
 def test_section_tells_what_tasks_share_and_what_their_routes_cost(tmp_path, drawn) -> None:
-    tasks = {"a": decided([0] * 9), "b": decided([0] * 8 + [1], p=0.7)}
+    tasks = {"a": decided([0] * 9), "b": decided([0] * 8 + [1], p=0.53)}
     html = routes_section.routes_section(run_folder(tmp_path, tasks, {"backbone": RESNET}))
     assert len(drawn) == 3
-    assert "b 0 of 9, a 9 of 9" in drawn[0] and "iterations 9 to 9" in drawn[1]
+    assert "Probability 0.9 or more: b in 0 of 9, a in 9 of 9 layers." in drawn[0]
+    assert "the choice is arbitrary" in html and "follow from it: b in 9 of 9, a in 0" in html
+    assert "iterations 9 to 9" in drawn[1]
     assert "a and b 89%" in drawn[2]
-    assert "Every task learns" in html and "is arbitrary" in html
+    assert "Every task learns" in html
+    assert not re.search("[^n]decided", html + " ".join(drawn)), "a word of the export"
     rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', html)
     assert [name for name, _ in rows] == ["b", "a"], "in the order of the config"
     cells = re.findall("<td>(.*?)</td>", rows[0][1])

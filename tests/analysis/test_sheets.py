@@ -15,9 +15,9 @@ from PIL import Image
 from gppf_d2.analysis import Predictor, SheetRow, contact_sheet, draw
 from gppf_d2.analysis.figures import save_png, to_array
 from gppf_d2.analysis.predictions.error_maps import MISSED, RIGHT, WRONG, draw_errors, error_scales
-from gppf_d2.analysis.predictions.keys import pixels_of
+from gppf_d2.analysis.predictions.keys import UNKNOWN, pixels_of
 from gppf_d2.analysis.predictions.pictures import TITLE, fit
-from gppf_d2.analysis.predictions.prediction_sheets import comparable
+from gppf_d2.analysis.predictions.prediction_sheets import comparable, told_apart
 from tests.analysis.made_outputs import (
     STUFF,
     THINGS,
@@ -284,3 +284,51 @@ def test_sheet_file_says_in_words_what_it_shows(files: list[dict], tmp_path: Pat
         )
     assert len(places(predictor.sheet([record], errors=False))) == 3 + 1
     assert draw(picture(), {"depth": np.zeros((H, W))}, Metadata()).shape[2] == 3
+
+
+def test_images_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    assert told_apart(["x/a.png", "y/b.png"]) == ["a.png", "b.png"]
+    assert told_apart(["r/x/d/a.png", "r/y/d/a.png", "r/y/d/b.png", "a.png"]) == [
+        "x/d/a.png", "y/d/a.png", "b.png", "a.png",
+    ]  # fmt: skip
+    assert told_apart(["p/x/a.png", "p/y/a.png", "p/x/a.png"]) == ["x/a.png", "y/a.png", "x/a.png"]
+    drives = [f"2011_09_26_drive_00{number}_sync/image_02/data" for number in ("01", "11")]
+    records = []
+    for drive in drives:
+        (tmp_path / drive).mkdir(parents=True)
+        Image.fromarray(picture()).save(tmp_path / drive / "0000000001.png")
+        file = tmp_path / drive / "0000000001.png"
+        records.append({"file_name": str(file), "height": H, "width": W})
+    for kind in ("depth", "classes"):
+        output, metadata = outputs()[kind]
+        sheet = Predictor(StubModel(output), "a_task", mapper, metadata).sheet(records)
+        for drive in drives:
+            assert f"{drive}/0000000001.png" in sheet.get_label()
+            shown = [text for text in words(sheet) if drive.split("/")[0] in text]
+            assert len(shown) == 1 and shown[0].count("1.png") == 1
+    wide = np.zeros((40, 120, 3), np.uint8)
+    rows = [SheetRow(wide, wide, None, f"{drives[0]}/more/of/it/0000000001.png", remark="error 5%")]
+    caption = f"{drives[0].split('/')[0]}/…/0000000001.png · error 5%"
+    assert caption in words(contact_sheet("depth", rows))
+
+
+def test_heading_says_which_checkpoint_and_fits_on_narrow_sheets(files: list[dict]) -> None:
+    output, metadata = outputs()["classes"]
+    predictor = Predictor(StubModel(output), "a_task_of_a_long_name", mapper, metadata)
+    sheet = predictor.sheet(files, count=1, when="after 1,234,567 iterations")
+    heading = "a_task_of_a_long_name · after 1,234,567 iterations"
+    assert words(sheet)[0] == heading and f"Predictions of {heading}. 1 of 5" in sheet.get_label()
+    assert sheet.texts[0].get_window_extent().x1 < sheet.bbox.x1
+
+
+@pytest.mark.parametrize(("kind", "explained"), [("depth", True), ("sem_seg", False)])
+def test_key_of_maps_explains_what_has_no_truth(
+    kind: str, explained: bool, files: list[dict]
+) -> None:
+    truth = Path(files[0]["file_name"]).with_name("truth.png")
+    cv2.imwrite(str(truth), np.ones((H, W), np.uint16 if kind == "depth" else np.uint8))
+    record = {**files[0], f"{kind}_file_name": str(truth), "depth_scale": 256.0}
+    output, metadata = outputs()[kind]
+    sheet = Predictor(StubModel(output), "a_task", mapper, metadata).sheet([record])
+    strip = sheet.axes[0].images[0].get_array()
+    assert ((strip == UNKNOWN).all(-1).sum() > 100) == explained

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torchvision
 from PIL import Image
 from torch import Tensor, nn
 
+from gppf_d2.analysis import page
 from gppf_d2.analysis.figures import DARK, LIGHT
 from gppf_d2.analysis.run_folder import RunFolder
 from gppf_d2.analysis.similarity.features import (
@@ -266,7 +269,8 @@ def crisp(score_of: str = "net") -> Similarity:
 
 
 def test_a_file_gives_back_what_was_saved(measured: dict, tmp_path: Path) -> None:
-    for name, similarity in (("rbf", measured["rbf"]), ("holes", crisp())):
+    run = replace(crisp(), networks=(crisp().networks[0]._replace(iteration=130),))
+    for name, similarity in (("rbf", measured["rbf"]), ("run", run), ("holes", crisp())):
         path = similarity.save(tmp_path / FOLDER / f"{name}.json")
         again = Similarity.read(path)
         assert np.allclose(again.matrix, similarity.matrix, atol=1e-6, equal_nan=True)
@@ -275,6 +279,9 @@ def test_a_file_gives_back_what_was_saved(measured: dict, tmp_path: Path) -> Non
     block = content["models"][0]["block_structure"]
     assert block["score"] > 0.5 and (block["first"], block["last"]) == (1, 4)
     assert content["matrix"][0][0] is None and content["models"][0]["layers"][0] == "stem"
+    assert content["models"][0].pop("iteration", "none") is None
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    assert Similarity.read(tmp_path / "old.json").networks == crisp().networks
 
 
 def test_maps_show_every_pair_and_outline_the_block(measured: dict) -> None:
@@ -320,3 +327,46 @@ def test_the_section_tells_scores_and_means_and_survives_broken_files(
     assert "made &amp; seen" in html and "24 images" in html
     assert html.count("torn.json cannot be read") == html.count("other.json cannot be read") == 1
     assert "boxes and again 1.00" in html
+
+
+def test_the_newest_measurement_is_open_and_the_others_are_folded(
+    measured: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "chart", lambda *words, wide: "<figure></figure>")
+    older = crisp("older").save(tmp_path / FOLDER / "a.json")
+    measured["rbf"].save(tmp_path / FOLDER / "b.json")
+    torn = tmp_path / FOLDER / "torn.json"
+    torn.write_text("{")
+    for path, seconds in ((older, 1), (tmp_path / FOLDER / "b.json", 2), (torn, 3)):
+        os.utime(path, (seconds, seconds))
+    html = similarity_section(RunFolder(tmp_path))
+    assert html.count("<details>") == 1
+    assert html.index("<h3>boxes, depth and again</h3>") < html.index("<details>")
+    folded = html[html.index("<details>") :]
+    assert (
+        "older · made, 16 x 16 pixels, linear kernel</summary>" in folded and "<h3>" not in folded
+    )
+    os.utime(older, (4, 4))
+    assert "<h3>older</h3>" in similarity_section(RunFolder(tmp_path))
+
+
+def test_the_caption_says_which_checkpoints_were_measured(
+    measured: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chart(build: object, alt: str, caption: str, wide: bool) -> str:
+        return caption
+
+    monkeypatch.setattr(page, "chart", chart)
+
+    def caption(*iterations: int | None) -> str:
+        networks = (
+            one._replace(iteration=at) for one, at in zip(measured["rbf"].networks, iterations)
+        )
+        replace(measured["rbf"], networks=tuple(networks)).save(tmp_path / FOLDER / "a.json")
+        return similarity_section(RunFolder(tmp_path))
+
+    assert "After 1,300 iterations. 24 images" in caption(1300, 1300, 1300)
+    mixed = "Checkpoints: boxes, again after 130 iterations; depth after 5 iterations. 24 images"
+    assert mixed in caption(130, 5, 130)
+    assert "Checkpoints: depth after 0 iterations. 24 images" in caption(None, 0, None)
+    assert "iterations" not in caption(None, None, None)

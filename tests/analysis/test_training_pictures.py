@@ -128,3 +128,14 @@ def test_the_event_file_holds_the_pictures_of_a_run(tmp_path: Path) -> None:
     drawn = dict(run_pictures(read_run(tmp_path / "run")))["losses/objects"]()
     with Image.open(io.BytesIO(content)) as written:
         assert np.array_equal(np.asarray(written), to_array(drawn, training_pictures.DPI))
+
+
+def test_pictures_of_routes_have_the_order_of_the_config_and_titles() -> None:
+    routes = make_routes(59, ["objects", "scenes"])
+    config = {"tasks": {"scenes": {}, "objects": {}}}
+    folder = RunFolder(Path("run"), config=config, routes=routes, history=[routes])
+    drawn = dict(run_pictures(folder))
+    texts = [text.get_text() for text in drawn["routes/probabilities"]().axes[0].texts]
+    assert texts.index("scenes") < texts.index("objects")
+    (title,) = drawn["routes/agreement"]().texts
+    assert title.get_text().startswith("Share of layers with the same unit · iteration 59")

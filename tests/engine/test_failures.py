@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -52,6 +53,14 @@ def children(process: subprocess.Popen[str]) -> list[int]:
     return sorted(found)
 
 
+def runs(pid: int) -> bool:
+    """Whether a process is there and not a zombie that nobody has waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 @pytest.mark.timeout(200)
 def test_ctrl_c_ends_cleanly_with_a_checkpoint_to_resume_from(
     mini_root: Path, tmp_path: Path
@@ -89,6 +98,24 @@ def test_a_dead_process_ends_the_others_within_a_minute(
     assert time.monotonic() - begin < 60
     assert process.returncode != 0
     assert f"rank {victim}" in text and "Traceback" not in text, text
+    log = (output / ("log.txt" if victim else "log.txt.rank1")).read_text()
+    assert re.search(r"ERROR: .*(another rank|rank \d)", log), "whoever looks later is told, too"
+
+
+@pytest.mark.timeout(200)
+def test_ranks_of_a_killed_launcher_stop_with_a_checkpoint(mini_root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    process = start(output)
+    wait_for_steps(output, process)
+    ranks = children(process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)  # until the last rank has closed its end
+    deadline = time.monotonic() + 20
+    while any(map(runs, ranks)):
+        assert time.monotonic() < deadline, "a rank goes on without its launcher"
+        time.sleep(0.2)
+    assert len(list(output.glob("model_*.pth"))) == 1
+    assert f"The launcher (pid {process.pid}) is gone" in (output / "log.txt").read_text()
 
 
 @pytest.mark.timeout(200)

@@ -89,15 +89,16 @@ def test_a_route_a_file_with_it_and_a_fresh_network_are_compared(
     models = f"{world}/run:scenes", f"{world}/route.pth", f"new={world}/functions.py:fresh"
     assert call(world, *models) == 0
     folder = world / "run" / "cka"
-    found = Similarity.read(folder / "scenes+route+new.images.linear.json")
+    found = Similarity.read(folder / "scenes+route+new.images.32.linear.json")
     assert found.names == ("scenes", "route", "new") and found.dataset == "images"
     assert (found.images, found.batch_size, found.passes, found.size) == (10, 5, 1, 32)
+    assert [one.iteration for one in found.networks] == [5, None, None]
     assert found.same_layers("scenes", "route") == pytest.approx(1, abs=1e-6)
     assert found.same_layers("scenes", "new") < 0.999
-    names = {path.name for path in (folder / "scenes+route+new.images.linear").glob("*.png")}
+    names = {path.name for path in (folder / "scenes+route+new.images.32.linear").glob("*.png")}
     pairs = {"scenes-route.png", "scenes-new.png", "route-new.png"}
     assert names == {"scenes.png", "route.png", "new.png"} | pairs
-    with Image.open(folder / "scenes+route+new.images.linear.png") as picture:
+    with Image.open(folder / "scenes+route+new.images.32.linear.png") as picture:
         picture.load()
     printed = capsys.readouterr().out
     score = f"{found.blocks['new'].score:.3f}"

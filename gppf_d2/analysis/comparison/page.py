@@ -23,13 +23,14 @@ from gppf_d2.analysis.figures import write_file
 from gppf_d2.analysis.routes.heatmap import route_heatmap
 from gppf_d2.analysis.routes.section import in_order
 from gppf_d2.analysis.routes.tables import (
+    SURE,
     probabilities_of,
     route_agreement,
-    undecided_layers,
+    sure_layers,
     unit_count,
 )
 from gppf_d2.analysis.run_folder import RunFolder, read_run
-from gppf_d2.analysis.run_section import describe_hardware
+from gppf_d2.analysis.run_section import describe_hardware, silence
 from gppf_d2.analysis.similarity.similarity import Similarity, find_similarities
 
 MANY = 30  # differences of configs: of more, those inside tasks are folded away
@@ -133,10 +134,10 @@ def _state(run: RunFolder) -> str:
     planned = run.max_iter
     if run.finished:
         return f'<span class="state done">finished · {planned:,} iterations</span>'
-    if not run.iterations:
-        return '<span class="state open">no iteration logged yet</span>'
     total = f" of {planned:,}" if planned else ""
-    return f'<span class="state open">{run.iterations:,}{total} iterations</span>'
+    words = f"{run.iterations:,}{total} iterations" if run.iterations else "no iteration logged yet"
+    quiet = silence(run)
+    return f'<span class="state open">{words}{quiet and f" · {quiet}"}</span>'
 
 
 def _configs(runs: Runs) -> str:
@@ -213,13 +214,13 @@ def _routes(runs: Runs) -> str:
 def _heat_map(name: str, run: RunFolder, line: str) -> str:
     routes = in_order(run)
     layers = len(routes["layers"])
-    told = ", ".join(
-        f"{t} {layers - left} of {layers}" for t, left in undecided_layers(routes).items()
-    )
+    told = ", ".join(f"{t} in {n} of {layers}" for t, n in sure_layers(routes).items())
     return page.chart(
         lambda theme: route_heatmap(routes, theme),
-        f"Selection probabilities of run {name}, tasks by layers by units. Decided layers: {told}.",
-        f"{line} <b>{page.escape(name)}</b>. Layers decided: {page.escape(told)}.",
+        f"Selection probabilities of run {name}, tasks by layers by units. "
+        f"Probability {SURE} or more: {told} layers.",
+        f"{line} <b>{page.escape(name)}</b>. "
+        f"Probability {SURE} or more: {page.escape(told)} layers.",
         wide=True,
     )
 
@@ -249,41 +250,47 @@ def _shared_layers(runs: Runs) -> str:
 
 
 def _similarity(runs: Runs) -> str:
-    """Block structure of the networks that were measured; "" where no run has any."""
-    scores: dict[tuple[str, str], dict[str, str]] = {}
-    broken = []
-    for name, run in runs.items():
+    """Block structure of the networks that were measured, a line for each measurement; "" where no
+    run has any."""
+    rows, broken = [], []
+    for place, (name, run) in enumerate(runs.items()):
         for path in find_similarities(run.path):
             try:
                 found = Similarity.read(path)
             except ValueError as error:
                 broken.append(page.missing(f"{name}: {error}"))
                 continue
-            how = f"{found.kernel} kernel, {found.images:,} images of {found.dataset}"
-            for network, block in found.blocks.items():
-                text = f"{block.score:.2f}"
-                if block.score:
-                    layers = found.layers_of(network)
-                    ends = f"{layers[block.first]} to {layers[block.last]}"
-                    text += f"<small>{page.escape(ends)}</small>"
-                scores.setdefault((network, how), {})[name] = text
-    if not scores:
+            folder = f"{mark(place)} {page.escape(name)}<small>{page.escape(path.name)}</small>"
+            rows += [(folder, *cells) for cells in _measured(found)]
+    if not rows:
         return page.section("similarity", "Similarity", *broken) if broken else ""
-    rows = [
-        (
-            f'{page.escape(network)} <span class="of">{page.escape(how)}</span>',
-            *(of_run.get(name, "–") for name in runs),
-        )
-        for (network, how), of_run in scores.items()
-    ]
-    table = page.table(["Network", *heads(list(runs))], rows, css="runs")
+    head = ["Run folder", "Network", "Images", "Size", "Kernel", "Score"]
+    table = page.table(head, rows, css="runs")
     lead = (
         "Block structure of every network that was measured: 0 where the similarity of two layers "
         "depends on their distance alone, 1 for a block of layers that has nothing in common with "
-        "the others. Below it, the block."
+        "the others. Below it, the block. Compare scores of the same images, size and kernel."
     )
     parts = [page.scroll(table, "Block structure"), *broken]
     return page.section("similarity", "Similarity", *parts, lead=lead)
+
+
+def _measured(found: Similarity) -> list[tuple[str, ...]]:
+    """Of every network of a file: its name, images, size, kernel, score."""
+    kernel = page.escape(found.kernel)
+    if found.bandwidth is not None:
+        kernel += f"<small>{found.bandwidth:g} median distances</small>"
+    rows = []
+    for network, block in found.blocks.items():
+        score = f"{block.score:.2f}"
+        if block.score:
+            layers = found.layers_of(network)
+            ends = f"{layers[block.first]} to {layers[block.last]}"
+            score += f"<small>{page.escape(ends)}</small>"
+        images = f"{found.images:,} of {page.escape(found.dataset)}"
+        size = f"{found.size} × {found.size}"
+        rows.append((page.escape(network), images, size, kernel, score))
+    return rows
 
 
 def _facts(runs: Runs) -> str:

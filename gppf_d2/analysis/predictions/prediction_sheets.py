@@ -20,7 +20,7 @@ from tqdm import tqdm
 from gppf_d2.analysis.predictions.drawing import KINDS, draw_kinds, joined, labels_of
 from gppf_d2.analysis.predictions.error_maps import draw_errors, error_scales, errors_of
 from gppf_d2.analysis.predictions.image_scores import ANSWERS, ImageScore, score_image
-from gppf_d2.analysis.predictions.keys import Item
+from gppf_d2.analysis.predictions.keys import UNKNOWN, Item, Swatch
 from gppf_d2.analysis.predictions.pictures import Drawn
 from gppf_d2.analysis.predictions.pixel_maps import as_array, depth_limits
 from gppf_d2.analysis.predictions.sheets import ClassCell, SheetRow, class_sheet, contact_sheet
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gppf_d2.analysis.predictions.predictor import Predictor
 
 ORDERS = ("even", "worst", "best")
+NO_TRUTH = Swatch("no truth", tuple(channel / 255 for channel in UNKNOWN))
 
 
 class Judged(NamedTuple):
@@ -59,6 +60,7 @@ def draw_sheet(
     among: int = 200,
     errors: bool = True,
     progress: bool = False,
+    when: str = "",
 ) -> Figure:
     """A contact sheet of a dataset.
 
@@ -70,6 +72,7 @@ def draw_sheet(
         among: how many images "worst" and "best" look at, spread evenly; 0 is all.
         errors: draw what is wrong in a column of its own, where there is a truth.
         progress: show on stderr how many images "worst" and "best" have looked at.
+        when: words on the checkpoint for the heading, "after 130 iterations".
 
     Returns:
         The sheet; its label says in words what it shows.
@@ -91,8 +94,12 @@ def draw_sheet(
         pick = Pick(places, f"{len(places)} of {len(records):,} images, spread evenly")
     else:
         pick = ranked(predictor, records, count, order, among, progress)
-    shown = [judge(predictor, records[place]) for place in pick.places]
-    title = f"{predictor.task} · {predictor.label}" if predictor.label else predictor.task
+    names = told_apart([str(records[place]["file_name"]) for place in pick.places])
+    shown = [
+        judge(predictor, records[place])._replace(name=name)
+        for place, name in zip(pick.places, names)
+    ]
+    title = " · ".join(part for part in (predictor.task, predictor.label, when) if part)
     if all(set(one.output) == {"classes"} for one in shown):
         cells = [_cell(one) for one in shown]
         sheet = class_sheet(title, cells, predictor.metadata, pick.words)
@@ -102,6 +109,25 @@ def draw_sheet(
     told = "; ".join(f"{one.name}: {one.score.text}" if one.score else one.name for one in shown)
     sheet.set_label(f"Predictions of {title}. {pick.words}. {told}.")
     return sheet
+
+
+def told_apart(files: Sequence[str]) -> list[str]:
+    """The names of files, after as many of their folders as tell files of one name apart."""
+    by_name: dict[str, set[str]] = {}
+    for file in files:
+        by_name.setdefault(os.path.basename(file), set()).add(file)
+
+    def name_of(file: str) -> str:
+        others, parts = by_name[os.path.basename(file)], file.split("/")
+        tails = ("/".join(parts[-count:]) for count in range(1, len(parts)))
+        apart = (tail for tail in tails if sum(_ends_with(one, tail) for one in others) == 1)
+        return next(apart, file)
+
+    return [name_of(file) for file in files]
+
+
+def _ends_with(file: str, tail: str) -> bool:
+    return f"/{file}".endswith(f"/{tail}")
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -208,6 +234,8 @@ def _rows(
                 one.image, one.output, one.truth, metadata, scales=scales, min_score=min_score
             )
         _collect(keys, said, actual, wrong)
+        if {"depth", "normals"} & set(true):
+            keys.setdefault("unknown", NO_TRUTH)
         notes = [one.score.text] if one.score else []
         notes += [drawn.note for drawn in said.values() if drawn.note]
         rows.append(
@@ -216,7 +244,8 @@ def _rows(
                 "\n".join(notes),
             )
         )  # fmt: skip
-    return rows, list(keys.items())
+    unknown = keys.pop("unknown", None)
+    return rows, [*keys.items(), *([unknown] if unknown else [])]
 
 
 def _collect(

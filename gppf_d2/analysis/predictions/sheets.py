@@ -25,7 +25,10 @@ KEY_DPI = 200  # pixels an inch of the keys
 EDGE, GAP = 0.1, 0.06  # inches around a sheet, and between its pictures
 HEAD = 0.22  # inches of the names of the columns
 ACROSS = 3  # classified images in a row
-LONGEST = 38  # letters of a caption
+LONGEST, LONGEST_WIDE = 38, 60  # letters of a caption
+LONGEST_ALONE = 44  # letters of the caption of a classified image on a line of its own
+SHORTEST = 12  # letters of a file's name after those of its folders
+BOLD = 0.66  # width of a bold letter over its size
 
 
 class SheetRow(NamedTuple):
@@ -75,7 +78,8 @@ class _Page:
         self.width, self.height = width, self.head + height
         self.theme = theme
         self.figure = new_figure(self.width, self.height, theme, layout=None)
-        self.write(EDGE, 0.12 - self.head, title, 13, theme.ink, fontweight="bold")
+        size = min(13, 72 * (width - 2 * EDGE) / (BOLD * max(len(title), 1)))
+        self.write(EDGE, 0.12 - self.head, title, size, theme.ink, fontweight="bold")
         self.write(EDGE, 0.38 - self.head, subtitle, 8.5, theme.muted)
         if len(band):
             below = 0.58 - self.head
@@ -178,15 +182,29 @@ def _place_row(
 
 def _texts(row: SheetRow, wide: bool) -> tuple[str, ...]:
     """What is written below the image and below the prediction, or below a wide image."""
-    caption = _abbreviated(row.caption, LONGEST)
-    words = [word for word in (caption, *row.remark.splitlines()) if word]
-    return (" · ".join(words),) if wide else (caption, row.remark)
+    if wide:
+        caption = _abbreviated(row.caption, LONGEST_WIDE)
+        return (" · ".join(word for word in (caption, *row.remark.splitlines()) if word),)
+    folder, slash, name = row.caption.rpartition("/")
+    lines = [_short_folder(folder, LONGEST) + slash] * bool(slash) + [_abbreviated(name, LONGEST)]
+    return "\n".join(lines), row.remark
 
 
 def _abbreviated(name: str, most: int) -> str:
-    """A file name of at most ``most`` letters: its beginning and its end."""
+    """A file name of at most ``most`` letters: its beginning and its end. Of one in folders the
+    first folder stays, which tells it from others."""
+    if "/" in name and len(name) > most:
+        folder, _, name = name.rpartition("/")
+        folder = _short_folder(folder, most - SHORTEST)
+        return f"{folder}/{_abbreviated(name, max(SHORTEST, most - len(folder) - 1))}"
     half = (most - 1) // 2
     return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
+
+
+def _short_folder(folder: str, most: int) -> str:
+    """A path of at most about ``most`` letters: its first folder."""
+    first, slash, _ = folder.partition("/")
+    return folder if len(folder) <= most else first + "/…" * bool(slash)
 
 
 def class_sheet(
@@ -212,6 +230,8 @@ def class_sheet(
         raise ValueError(f"A contact sheet of task {task!r} needs at least one image.")
     across = min(ACROSS, len(cells))
     wide, high, picture = 3.65, 1.9, 1.55  # inches of a cell, and of the square for its image
+    in_folders = any("/" in cell.caption for cell in cells)  # such captions get their own line
+    high += 0.14 * in_folders
     down = -(-len(cells) // across)
     page = _Page(wide * across + EDGE, high * down, task, subtitle, (), theme)
     for number, cell in enumerate(cells):
@@ -219,6 +239,7 @@ def class_sheet(
         page.picture(left, top, picture, picture, fit(cell.image))
         bars = page.axes(left + picture + 0.12, top, wide - picture - 0.3, picture)
         bars_on(bars, cell.scores, metadata, cell.true_label, theme, size=7)
-        words = " · ".join(line for line in (_abbreviated(cell.caption, 28), cell.remark) if line)
+        caption = _abbreviated(cell.caption, LONGEST_ALONE if in_folders else 28)
+        words = ("\n" if in_folders else " · ").join(one for one in (caption, cell.remark) if one)
         page.write(left, top + picture + 0.05, words, 7, theme.muted)
     return page.figure

@@ -52,10 +52,7 @@ PER_CLASS = re.compile(r"(AP|AP50|IoU|ACC|top1)-")
 def results_section(folder: RunFolder) -> str:
     """The report's section of results: beside the paper, then a card per task and dataset."""
     if not folder.results:
-        part = page.missing(
-            "There are no results: no evaluation has finished. Evaluate with --eval-only."
-        )
-        return page.section("results", "Results", part)
+        return _no_results(folder)
     when = {
         task: evaluated_after(folder, task) for task in folder.tasks if folder.results.get(task)
     }
@@ -78,6 +75,17 @@ def results_section(folder: RunFolder) -> str:
         "accuracies, AP and IoU in percent."
     )
     return page.section("results", "Results", body, lead=lead)
+
+
+def _no_results(folder: RunFolder) -> str:
+    """Why there are none: the file is broken, none is due yet, or the run ended without any."""
+    sentence = folder.broken("results.json")
+    if not sentence and not folder.finished and folder.silent is None:
+        return page.section("results", "Results", lead="No evaluation has finished yet.")
+    sentence = sentence or (
+        "There are no results: no evaluation has finished. Evaluate with --eval-only."
+    )
+    return page.section("results", "Results", page.missing(sentence))
 
 
 def _after(iterations: int | None) -> str:

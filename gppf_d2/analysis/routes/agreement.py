@@ -17,11 +17,15 @@ from scipy.spatial.distance import squareform
 
 from gppf_d2.analysis.figures import LIGHT, Theme, new_figure, readable_on
 from gppf_d2.analysis.routes.costs import BackboneCosts
+from gppf_d2.analysis.routes.heatmap import TITLE, title_inches
 from gppf_d2.analysis.routes.tables import chosen_units, route_agreement
 
 
 def agreement_figure(
-    routes: Mapping[str, Any], theme: Theme = LIGHT, costs: BackboneCosts | None = None
+    routes: Mapping[str, Any],
+    theme: Theme = LIGHT,
+    costs: BackboneCosts | None = None,
+    title: str = "",
 ) -> Figure:
     """Matrix of the share of layers in which two tasks select the same unit, with the tree.
 
@@ -30,6 +34,7 @@ def agreement_figure(
         theme: colours.
         costs: of the backbone; then the matrix shows, on and below the diagonal, the parameters
             that both routes use, coloured by their share of the smaller route.
+        title: a line above it, for where no caption tells what it shows.
 
     Raises:
         ValueError: no task has probabilities for the layers.
@@ -46,8 +51,14 @@ def agreement_figure(
     upright = margin > 0.75
     below = max(margin, 0.5) if upright else 0.5
     tree = min(2.5, 1.2 + 0.08 * len(names)) if branches else 0.0  # inches
-    width, height = margin + side + tree + 0.3, side + below + 0.25
+    above = 0.3 if title else 0.0
+    width, height = margin + side + tree + 0.3, side + below + 0.25 + above
+    if title:
+        width = max(width, 0.1 + title_inches(title))
     figure = new_figure(width, height, theme, layout=None)
+    if title:
+        place = 0.1 / width, 1 - 0.12 / height
+        figure.text(*place, title, va="top", color=theme.ink, **TITLE)
     axes = figure.add_axes((margin / width, below / height, side / width, side / height))
     axes.imshow(shares, cmap=theme.colormap, vmin=0, vmax=1, aspect="auto")
     for (row, column), share in np.ndenumerate(shares):

@@ -14,21 +14,24 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
+from matplotlib.textpath import TextPath
 
 from gppf_d2.analysis.figures import LIGHT, Theme, new_figure, readable_on
-from gppf_d2.analysis.routes.tables import DECIDED, probabilities_of
+from gppf_d2.analysis.routes.tables import SURE, probabilities_of
 
 STAGE_GAP = 0.3  # between the stages of the backbone, in widths of a cell
 TASK_GAP = 0.55  # between tasks, in heights of a cell
 WIDEST = 15.0  # inches of a heat map, however many layers
+TITLE = {"fontsize": 10.5, "fontweight": "bold"}
 
 
 def route_heatmap(routes: Mapping[str, Any], theme: Theme = LIGHT) -> Figure:
     """Heat map of selection probabilities: a band of N rows per task, a column per layer.
 
     The most probable unit is outlined and joined to that of the next layer, so that a route reads
-    from left to right; its probability is printed while it is below ``DECIDED``. After GPPF Figures
+    from left to right; its probability is printed while it is below ``SURE``. After GPPF Figures
     3 and 10.
 
     Args:
@@ -48,7 +51,9 @@ def route_heatmap(routes: Mapping[str, Any], theme: Theme = LIGHT) -> Figure:
     margin = 0.6 + 0.085 * max(len(task) for task in tables)
     cell_width = min(0.5, (WIDEST - margin) / across)
     cell_height = 0.27 if cell_width >= 0.36 else 0.36
-    figure = new_figure(margin + cell_width * across, 1.05 + cell_height * down, theme)
+    title = title_of(routes, "Selection probability of every unit")
+    shown = max(across, title_inches(title) / cell_width)  # columns that the title is as wide as
+    figure = new_figure(margin + cell_width * shown, 1.05 + cell_height * down, theme)
     axes = figure.add_subplot()
     axes.set_facecolor(theme.background)
     for index, (task, table) in enumerate(tables.items()):
@@ -59,10 +64,10 @@ def route_heatmap(routes: Mapping[str, Any], theme: Theme = LIGHT) -> Figure:
             color=theme.ink, fontsize=9.5,
         )  # fmt: skip
     _label_layers(axes, layers, lefts, down - TASK_GAP, theme)
-    axes.set(xlim=(-0.7, across), ylim=(down - TASK_GAP + 0.1, -0.25), xticks=[], yticks=[])
+    axes.set(xlim=(-0.7, shown), ylim=(down - TASK_GAP + 0.1, -0.25), xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.set_title(_title(routes), loc="left", color=theme.ink, fontsize=10.5, fontweight="bold")
+    axes.set_title(title, loc="left", color=theme.ink, **TITLE)
     _add_color_bar(figure, axes, theme)
     return figure
 
@@ -90,7 +95,7 @@ def _draw_band(
             facecolor=colormap(p), edgecolor=theme.accent, linewidth=1.4, zorder=2,
         )  # fmt: skip
         axes.add_patch(box)
-        if p < DECIDED:
+        if p < SURE:
             axes.text(
                 left + 0.5, top + row + 0.52, f"{p:.2f}".lstrip("0"), ha="center", va="center",
                 fontsize=7, color=readable_on(colormap(p)), rotation=90 if rotate else 0, zorder=3,
@@ -131,13 +136,21 @@ def _label_layers(
         previous = _stage(layer)
 
 
-def _title(routes: Mapping[str, Any]) -> str:
-    parts = ["Selection probability of every unit"]
+def title_of(routes: Mapping[str, Any], what: str) -> str:
+    """What a picture shows, and of which iteration and temperature, where they are known."""
+    parts = [what]
     if isinstance(routes.get("iteration"), int):
         parts.append(f"iteration {routes['iteration']:,}")
     if isinstance(routes.get("temperature"), (int, float)):
         parts.append(f"temperature {routes['temperature']:.3g}")
     return " · ".join(parts)
+
+
+def title_inches(title: str) -> float:
+    """How wide a title of the pictures of routes is, with room behind it (letters that are fitted
+    to pixels are a little wider)."""
+    style = FontProperties(size=TITLE["fontsize"], weight=TITLE["fontweight"])
+    return TextPath((0, 0), title, prop=style).get_extents().width / 72 * 1.03 + 0.2
 
 
 def _add_color_bar(figure: Figure, axes: Axes, theme: Theme) -> None:

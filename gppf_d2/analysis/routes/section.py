@@ -17,15 +17,17 @@ from gppf_d2.analysis.routes.costs import BackboneCosts, costs_of_config
 from gppf_d2.analysis.routes.curves import route_curves
 from gppf_d2.analysis.routes.heatmap import route_heatmap
 from gppf_d2.analysis.routes.tables import (
-    DECIDED,
+    SURE,
+    arbitrary_layers,
     chosen_units,
     learning_curves,
     probabilities_of,
     route_agreement,
-    undecided_layers,
+    sure_layers,
     unit_count,
 )
 from gppf_d2.analysis.run_folder import RunFolder
+from gppf_d2.modeling.lego.controller import UNDECIDED_MARGIN
 
 FEW_TASKS = 6  # up to here the words of the agreement name every pair, and half a page holds it
 
@@ -95,30 +97,34 @@ def _lead(folder: RunFolder, routes: Mapping[str, Any]) -> str:
         sentences.append("Evaluation takes the units that the config fixes, not those shown here.")
     if fixed:
         sentences.append(f"The config fixes the units of {page.escape(', '.join(fixed))}.")
-    if any(undecided_layers(routes).values()):
+    if any(arbitrary_layers(routes).values()):
         sentences.append(
-            "Where probabilities are undecided, the most probable unit is arbitrary, and so are "
-            "the numbers that follow from it."
+            f"Where the two most probable units are less than {UNDECIDED_MARGIN:g} apart, the "
+            "choice is arbitrary, and so are the numbers that follow from it: "
+            f"{page.escape(_of_layers(routes, arbitrary_layers(routes)))}."
         )
     return " ".join(sentences)
 
 
-def _decided(routes: Mapping[str, Any]) -> str:
-    """How many layers of every task are decided, in words."""
-    count = len(routes["layers"])
-    undecided = undecided_layers(routes)
-    return ", ".join(f"{task} {count - left} of {count}" for task, left in undecided.items())
+def _of_layers(routes: Mapping[str, Any], counts: Mapping[str, int]) -> str:
+    """By task a number of its layers, in words."""
+    total = len(routes["layers"])
+    told = ", ".join(f"{task} in {count} of {total}" for task, count in counts.items())
+    return f"{told} layer{'s' * (total != 1)}"
+
+
+def _sure(routes: Mapping[str, Any]) -> str:
+    return f"Probability {SURE} or more: {_of_layers(routes, sure_layers(routes))}"
 
 
 def _heatmap(routes: Mapping[str, Any]) -> str:
-    decided = _decided(routes)
+    sure = _sure(routes)
     return page.chart(
         lambda theme: route_heatmap(routes, theme),
-        "Heat map of selection probabilities, tasks by layers by units. Decided layers: "
-        f"{decided}.",
+        f"Heat map of selection probabilities, tasks by layers by units. {sure}.",
         "A band per task, a row per unit, a column per layer. Outlined is the most probable unit; "
-        f"its probability is printed while it is below {DECIDED}. "
-        f"Layers decided: {page.escape(decided)}.",
+        f"its probability is printed while it is below {SURE}. "
+        f"{page.escape(sure)}.",
         wide=True,
     )
 
@@ -147,7 +153,7 @@ def _history(folder: RunFolder, routes: Mapping[str, Any]) -> str:
     return page.chart(
         lambda theme: route_curves(curves, theme, folder.tasks),
         f"{shown}, a panel per layer, a line per task, iterations {first:,} to {last:,}. "
-        f"Decided layers at the end: {_decided(routes)}.",
+        f"At the end: {_sure(routes)}.",
         f"{shown}, a panel per layer, a line per task: {how}",
         wide=True,
     )
@@ -170,8 +176,10 @@ def _agreement(routes: Mapping[str, Any], costs: BackboneCosts | None) -> str:
             "their share of the smaller route"
         )
     caption += ". The tree joins the tasks that agree most first (average linkage)."
-    if any(undecided_layers(routes).values()):
-        caption += " Undecided layers count with the unit that is most probable now."
+    if any(arbitrary_layers(routes).values()):
+        caption += (
+            " Layers whose choice is arbitrary count with the unit that is most probable now."
+        )
     chart = page.chart(
         lambda theme: agreement_figure(routes, theme, costs),
         f"Share of layers in which two tasks select the same unit: {told}.",

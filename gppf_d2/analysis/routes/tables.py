@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-# from this probability on, a layer's choice is called decided
-DECIDED = 0.9
+from gppf_d2.modeling.lego import controller
+
+SURE = 0.9  # probability of a unit that is as good as chosen
 MOST_POINTS = 400  # of a learning curve: about a point a pixel of its panel
 
 
@@ -65,9 +67,18 @@ def route_agreement(routes: Mapping[str, Any]) -> tuple[list[str], np.ndarray]:
     return list(chosen), (units[:, None] == units).mean(2)
 
 
-def undecided_layers(routes: Mapping[str, Any]) -> dict[str, int]:
-    """By task, the number of layers whose largest probability is below ``DECIDED``."""
-    return {task: int((p.max(1) < DECIDED).sum()) for task, p in probabilities_of(routes).items()}
+def sure_layers(routes: Mapping[str, Any]) -> dict[str, int]:
+    """By task, the number of layers whose largest probability is ``SURE`` or more."""
+    return {task: int((p.max(1) >= SURE).sum()) for task, p in probabilities_of(routes).items()}
+
+
+def arbitrary_layers(routes: Mapping[str, Any]) -> dict[str, int]:
+    """By task, the number of layers that an export calls undecided: the second unit is almost as
+    probable as the first (``gppf_d2.modeling.lego.controller.undecided_layers``)."""
+    tables = probabilities_of(routes)
+    return {
+        task: len(controller.undecided_layers(torch.from_numpy(p))) for task, p in tables.items()
+    }
 
 
 @dataclass(frozen=True)

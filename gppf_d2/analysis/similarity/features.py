@@ -63,6 +63,7 @@ class Layers:
         run: takes normalised images [B, 3, S, S] through the network.
         modules: name of a layer -> the module whose output it is, from the input on.
         pixels: how images are normalised.
+        iteration: of the checkpoint that it comes from; None where it is of no run.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Layers:
     run: Callable[[Tensor], Any]
     modules: Mapping[str, nn.Module]
     pixels: Pixels = field(default_factory=Pixels)
+    iteration: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

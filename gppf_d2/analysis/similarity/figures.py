@@ -75,7 +75,7 @@ def stages_of(layers: Sequence[str]) -> list[tuple[str, int, int]]:
 
 def _grid(similarity: Similarity, rows: list[list[tuple[str, str]]], theme: Theme) -> Figure:
     left, top, right, bottom = MARGIN
-    names = {layers for _, layers in similarity.networks}
+    names = {network.layers for network in similarity.networks}
     letters = max(len(stage) for layers in names for stage, _, _ in stages_of(layers))
     below = LETTER * letters if any(map(_upright, names)) else NEEDED
     left, across = left + LETTER * letters, GAP[0] + LETTER * letters

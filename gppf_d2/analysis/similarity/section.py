@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from gppf_d2.analysis import page
 from gppf_d2.analysis.run_folder import RunFolder
@@ -16,29 +17,57 @@ LEAD = (
 
 
 def similarity_section(folder: RunFolder) -> str:
-    """The section; empty where nothing was measured (``python -m gppf_d2.tools.cka``).
+    """The section; empty where nothing was measured (``python -m gppf_d2.tools.cka``). Of several
+    measurements the newest is open, the others are folded.
 
     Args:
         folder: of a run; the files under ``cka/`` are read here.
     """
-    files = find_similarities(folder.path)
+    files = sorted(find_similarities(folder.path), key=_written, reverse=True)
     if not files:
         return ""
-    parts = []
+    parts, opened = [], False
     for path in files:
         try:
-            parts.append(_measurement(Similarity.read(path)))
+            similarity = Similarity.read(path)
         except ValueError as error:
             parts.append(page.missing(str(error)))
+            continue
+        parts.append(_folded(similarity) if opened else _measurement(similarity))
+        opened = True
     return page.section(
         "similarity", "Similarity of layers", f'<div class="stack">{"".join(parts)}</div>',
         lead=LEAD,
     )  # fmt: skip
 
 
+def _written(path: Path) -> int:
+    """When a file was written, in nanoseconds; 0 of one that has just gone."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def _measurement(similarity: Similarity) -> str:
+    return f"<h3>{page.escape(_title(similarity))}</h3>{_maps_and_tables(similarity)}"
+
+
+def _folded(similarity: Similarity) -> str:
+    what = (
+        f"{similarity.dataset}, {similarity.size} x {similarity.size} pixels, "
+        f"{similarity.kernel} kernel"
+    )
+    return page.fold(f"{_title(similarity)} · {what}", _maps_and_tables(similarity))
+
+
+def _title(similarity: Similarity) -> str:
     names = similarity.names
-    title = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _maps_and_tables(similarity: Similarity) -> str:
+    title = _title(similarity)
     chart = page.chart(
         lambda theme: similarity_figure(similarity, theme),
         _alt(similarity),
@@ -49,7 +78,7 @@ def _measurement(similarity: Similarity) -> str:
     tables = page.scroll(_scores(similarity), f"Block structure of {title}")
     if similarity.pairs:
         tables += page.scroll(_means(similarity), f"Mean similarity of {title}")
-    return f'<h3>{page.escape(title)}</h3>{chart}<div class="pair">{tables}</div>'
+    return f'{chart}<div class="pair">{tables}</div>'
 
 
 def _how(similarity: Similarity) -> str:
@@ -58,9 +87,23 @@ def _how(similarity: Similarity) -> str:
         kernel += f" of {similarity.bandwidth:g} median distances"
     passes = f", {similarity.passes} passes" if similarity.passes > 1 else ""
     return (
-        f"{similarity.images:,} images of {similarity.dataset}, {similarity.size} x "
-        f"{similarity.size} pixels, {kernel}, batches of {similarity.batch_size}{passes}."
+        f"{_checkpoints(similarity)}{similarity.images:,} images of {similarity.dataset}, "
+        f"{similarity.size} x {similarity.size} pixels, {kernel}, batches of "
+        f"{similarity.batch_size}{passes}."
     )
+
+
+def _checkpoints(similarity: Similarity) -> str:
+    """A sentence on the iterations of the networks that are checkpoints, with a space behind it."""
+    found: dict[int, list[str]] = {}
+    for network in similarity.networks:
+        if network.iteration is not None:
+            found.setdefault(network.iteration, []).append(network.name)
+    told = {f"after {iteration:,} iterations": names for iteration, names in found.items()}
+    if [len(names) for names in told.values()] == [len(similarity.networks)]:
+        return f"{next(iter(told)).capitalize()}. "
+    text = "; ".join(f"{', '.join(names)} {words}" for words, names in told.items())
+    return f"Checkpoints: {text}. " if text else ""
 
 
 def _alt(similarity: Similarity) -> str:

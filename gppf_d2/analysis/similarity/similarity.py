@@ -3,11 +3,12 @@
 One symmetric matrix holds all layers of all networks (``cka``), so that every network with itself
 and with every other comes out of the same batches. A file under ``cka/`` of a run folder holds it:
 
-    {"models": [{"name", "layers": [names], "block_structure": {"score", "first", "last"}}],
+    {"models": [{"name", "iteration", "layers": [names],
+                 "block_structure": {"score", "first", "last"}}],
      "matrix": [L][L], "kernel", "bandwidth", "images", "batch_size", "passes", "size", "dataset"}
 
 L layers of all networks together, B images of a batch, S their side. What has no value (NaN) is
-null in the file.
+null in the file, and the iteration of a network that is no checkpoint of a run.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ Kernel = Callable[[int, Tensor], Tensor]
 
 
 class Network(NamedTuple):
-    """One of the compared networks: its name and those of its layers, from the input on."""
+    """One of the compared networks: its name, those of its layers, from the input on, and the
+    iteration of its checkpoint, where it is one of a run."""
 
     name: str
     layers: tuple[str, ...]
+    iteration: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,7 +97,7 @@ class Similarity:
 
     def layers_of(self, name: str) -> tuple[str, ...]:
         """The names of a network's layers."""
-        return dict(self.networks)[name]
+        return next(one.layers for one in self.networks if one.name == name)
 
     @cached_property
     def blocks(self) -> dict[str, BlockStructure]:
@@ -119,10 +122,11 @@ class Similarity:
             "models": [
                 {
                     "name": name,
+                    "iteration": iteration,
                     "layers": list(layers),
                     "block_structure": vars(self.blocks[name]),
                 }
-                for name, layers in self.networks
+                for name, layers, iteration in self.networks
             ],
             "kernel": self.kernel, "bandwidth": self.bandwidth, "images": self.images,
             "batch_size": self.batch_size, "passes": self.passes, "size": self.size,
@@ -140,14 +144,16 @@ class Similarity:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             networks = tuple(
-                Network(str(one["name"]), tuple(map(str, one["layers"])))
+                Network(
+                    str(one["name"]), tuple(map(str, one["layers"])), _count(one.get("iteration"))
+                )
                 for one in content["models"]
             )
             matrix = np.array(content["matrix"], dtype=float)
             numbers = {key: int(content[key]) for key in ("images", "batch_size", "passes", "size")}
             bandwidth = None if content["bandwidth"] is None else float(content["bandwidth"])
             kernel, dataset = str(content["kernel"]), str(content["dataset"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path.name} cannot be read as a file of similarities "
                 f"({type(error).__name__}: {error}); make it again with gppf_d2.tools.cka."
@@ -167,6 +173,10 @@ class Similarity:
 def find_similarities(folder: str | Path) -> list[Path]:
     """The files of similarities in a run folder, by name."""
     return sorted((Path(folder) / FOLDER).glob("*.json"))
+
+
+def _count(value: Any) -> int | None:
+    return None if value is None else int(value)
 
 
 def kernels_of(networks: Sequence[Layers], images: Tensor, kernel: Kernel) -> Tensor:

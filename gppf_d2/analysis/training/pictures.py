@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from gppf_d2.analysis.figures import LIGHT, to_array
 from gppf_d2.analysis.routes.agreement import agreement_figure
 from gppf_d2.analysis.routes.curves import route_curves
-from gppf_d2.analysis.routes.heatmap import route_heatmap
+from gppf_d2.analysis.routes.heatmap import route_heatmap, title_of
+from gppf_d2.analysis.routes.section import in_order
 from gppf_d2.analysis.routes.tables import probabilities_of
 from gppf_d2.analysis.run_folder import RunFolder, read_run
 from gppf_d2.analysis.training.section import has_choice, training_charts
@@ -82,11 +83,13 @@ class TrainingPictures(HookBase):
 
 def run_pictures(folder: RunFolder) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """Names and builders of all charts that a run folder has numbers for."""
-    tables = probabilities_of(folder.routes) if has_choice(folder) else {}
+    routes = in_order(folder) if has_choice(folder) else {}
+    tables = probabilities_of(routes)
     if tables:
-        yield "routes/probabilities", lambda: route_heatmap(folder.routes, LIGHT)
+        yield "routes/probabilities", lambda: route_heatmap(routes, LIGHT)
     if len(tables) > 1:
-        yield "routes/agreement", lambda: agreement_figure(folder.routes, LIGHT)
+        title = title_of(routes, "Share of layers with the same unit")
+        yield "routes/agreement", lambda: agreement_figure(routes, LIGHT, title=title)
     if tables and any(probabilities_of(entry) for entry in folder.history):
         yield "routes/curves", lambda: route_curves(folder.history, LIGHT, folder.tasks)
     for charts in training_charts(folder).values():
