@@ -25,7 +25,8 @@ def machine(device: torch.device) -> dict[str, Any]:
     gpu = None
     if device.type == "cuda":  # every process may see another GPU as its number 0
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-        gpu = (str(properties.uuid), properties.name)
+        which = getattr(properties, "uuid", torch.cuda.current_device())  # torch 2.4 has none
+        gpu = (str(which), properties.name)
     pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     affinity = getattr(os, "sched_getaffinity", None)
     return {
