@@ -10,9 +10,11 @@ of PNG and JPEG.
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import html
 import io
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -23,6 +25,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from gppf_d2.analysis.figures import DARK, LIGHT, Theme, to_array
+
+logger = logging.getLogger(__name__)
 
 CHART_DPI = 160
 CSS_DPI = 96  # pixels an inch on a page
@@ -178,6 +182,31 @@ def section(anchor: str, title: str, *parts: str, lead: str = "") -> str:
     """A section with a heading that the navigation links to."""
     intro = f'<p class="lead">{lead}</p>' if lead else ""
     return f'<section id="{anchor}"><h2>{escape(title)}</h2>{intro}{"".join(parts)}</section>'
+
+
+def assemble(
+    title: str, header: str, parts: Iterable[tuple[str, str, Callable[[], str]]], whose: str
+) -> str:
+    """A document of sections, of which one that cannot be shown costs itself, not the page.
+
+    Args:
+        title: of the document.
+        header: HTML above the navigation.
+        parts: (anchor, title, what gives the section's HTML; "" leaves it out) in order.
+        whose: sections they are, for the log.
+    """
+    sections = []
+    for anchor, name, build in parts:
+        try:
+            body = build()
+        except Exception as error:  # of a file that holds what nobody expects
+            logger.warning("The section %r of %s failed", name, whose, exc_info=True)
+            sentence = f"This section cannot be shown: {type(error).__name__}: {error}"
+            body = section(anchor, name, missing(sentence))
+        if body:
+            sections.append((anchor, name, body))
+    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    return page(title, header, sections, f"Written by gppf_d2 on {escape(now)}.")
 
 
 def page(title: str, header: str, sections: Sequence[tuple[str, str, str]], footer: str) -> str:

@@ -9,10 +9,9 @@ of the routes alone, as ``routes.png``.
 
 from __future__ import annotations
 
-import datetime
 import logging
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from gppf_d2.analysis import page
@@ -51,8 +50,8 @@ def write_report(run_dir: str | Path) -> Path:
 
 def report_page(folder: RunFolder) -> str:
     """The page of a run as HTML; writes nothing."""
-    sections = [
-        (anchor, title, _shown(build, folder, anchor, title))
+    parts = [
+        (anchor, title, partial(build, folder))
         for anchor, title, build in (
             ("results", "Results", results_section),
             ("predictions", "Predictions", predictions_section),
@@ -62,13 +61,8 @@ def report_page(folder: RunFolder) -> str:
             ("run", "The run", run_section),
         )
     ]
-    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    return page.page(
-        f"{run_name(folder)} · gppf_d2",
-        _header(folder),
-        [section for section in sections if section[2]],
-        f"Written by gppf_d2 on {page.escape(now)}.",
-    )
+    title = f"{run_name(folder)} · gppf_d2"
+    return page.assemble(title, _header(folder), parts, whose=str(folder.path))
 
 
 def draw_routes(run_dir: str | Path) -> Path | None:
@@ -110,16 +104,6 @@ def predictions_section(folder: RunFolder) -> str:
     elif absent:
         sheets += page.missing(f"No picture of predictions of: {', '.join(absent)}.")
     return page.section("predictions", "Predictions", f'<div class="stack">{sheets}</div>')
-
-
-def _shown(build: Callable[[RunFolder], str], folder: RunFolder, anchor: str, title: str) -> str:
-    """A section; a file that holds what nobody expects costs this section, not the page."""
-    try:
-        return build(folder)
-    except Exception as error:
-        logger.warning("The section %r of %s failed", title, folder.path, exc_info=True)
-        sentence = f"This section cannot be shown: {type(error).__name__}: {error}"
-        return page.section(anchor, title, page.missing(sentence))
 
 
 def _draw_routes(folder: RunFolder) -> Path | None:

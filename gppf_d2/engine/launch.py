@@ -34,7 +34,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
-from gppf_d2.engine.errors import Interrupted, UserError, lost_connection
+from gppf_d2.engine.errors import (
+    Interrupted,
+    UserError,
+    lost_connection,
+    sentence,
+    show_traceback,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -254,6 +260,19 @@ def speaks_for_itself(error: BaseException) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
     package = Path(__file__).resolve().parent.parent
     return bool(frames) and package in Path(frames[-1].filename).resolve().parents
+
+
+def refuse(error: BaseException) -> int:
+    """End a tool's call that cannot be meant: one sentence, status 2; other errors go on.
+
+    Raises:
+        BaseException: the error itself, where it was not written for users.
+    """
+    if not speaks_for_itself(error) and not isinstance(error, OSError):
+        raise error
+    show_traceback(error)
+    print(f"error: {sentence(error)}", file=sys.stderr)
+    return 2
 
 
 def report_error(error: BaseException, rank: int = 0) -> None:

@@ -43,8 +43,8 @@ from gppf_d2.analysis.similarity.similarity import (
 )
 from gppf_d2.data.index.image_files import open_images
 from gppf_d2.distributed.consensus import agreed
-from gppf_d2.engine.errors import UserError, sentence, show_traceback
-from gppf_d2.engine.launch import Launch, launch, speaks_for_itself
+from gppf_d2.engine.errors import UserError
+from gppf_d2.engine.launch import Launch, launch, refuse
 from gppf_d2.engine.setup import load_records
 from gppf_d2.pseudo.labeller import device_of
 from gppf_d2.tools.cka_models import load_networks
@@ -277,11 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         job = prepare(args)
     except Exception as error:
-        if not speaks_for_itself(error) and not isinstance(error, OSError):
-            raise
-        show_traceback(error)
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        return 2
+        return refuse(error)
     gpus = torch.cuda.device_count() if job.device.type == "cuda" else 0
     return launch(_run, Launch(num_gpus=gpus), (job,))
 

@@ -22,8 +22,7 @@ from gppf_d2.analysis.figures import save_png
 from gppf_d2.analysis.predictions.prediction_sheets import ORDERS
 from gppf_d2.engine.checkpoint import newest_checkpoint, read_checkpoint
 from gppf_d2.engine.config import load_config
-from gppf_d2.engine.errors import sentence, show_traceback
-from gppf_d2.engine.launch import speaks_for_itself
+from gppf_d2.engine.launch import refuse
 from gppf_d2.engine.output_folder import TALKATIVE
 from gppf_d2.engine.setup import build_tasks, load_records
 from gppf_d2.tools.predict import build_predictors, check_min_score, check_run
@@ -132,11 +131,7 @@ def main(argv: list[str] | None = None) -> int:
             progress=True,
         )
     except Exception as error:
-        if not speaks_for_itself(error) and not isinstance(error, OSError):
-            raise
-        show_traceback(error)
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        return 2
+        return refuse(error)
     return 0
 
 

@@ -6,8 +6,8 @@
 Of one run: ``RUN/report.html``, and ``RUN/routes.png`` beside it. Of several: ``comparison.html``,
 in which the first is what the others are compared with. A page is one self-contained file; runs
 may be half-finished or crashed, the page says what is missing; a folder without any file of a run
-is refused, an empty one is not. --live serves the page until Ctrl-C
-and writes the same file anew, on demand, whenever the runs have gone on.
+is refused, an empty one is not. --live serves the page until Ctrl-C and writes the same file anew,
+on demand, whenever the runs have gone on.
 """
 
 from __future__ import annotations

@@ -8,10 +8,9 @@ words. A run has one colour and one line style on the whole page.
 
 from __future__ import annotations
 
-import datetime
 import itertools
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from gppf_d2.analysis import page
@@ -43,8 +42,6 @@ RUN_FACTS = {  # keys of run.json that are shown as they are
     "Detectron2": "detectron2",
 }
 
-logger = logging.getLogger(__name__)
-
 Runs = Mapping[str, RunFolder]
 
 
@@ -63,8 +60,8 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
         ValueError: one of ``folders`` is not a folder, or the same as another one.
     """
     runs = {name: read_run(path) for name, path in zip(run_names(folders), folders)}
-    sections = [
-        (anchor, title, _shown(build, runs, anchor, title))
+    parts = [
+        (anchor, title, partial(build, runs))
         for anchor, title, build in (
             ("results", "Results", results_section),
             ("configs", "Configs", _configs),
@@ -74,13 +71,8 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
             ("runs", "The runs", _facts),
         )
     ]
-    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    text = page.page(
-        f"{', '.join(runs)} · gppf_d2",
-        _header(runs),
-        [section for section in sections if section[2]],
-        f"Written by gppf_d2 on {page.escape(now)}.",
-    )
+    title = f"{', '.join(runs)} · gppf_d2"
+    text = page.assemble(title, _header(runs), parts, whose="the comparison")
     return write_file(output, text.encode("utf-8", "replace"))
 
 
@@ -106,16 +98,6 @@ def run_names(folders: Sequence[str | Path]) -> list[str]:
             count += 1
         names.append(tail(path, count))
     return names
-
-
-def _shown(build: Callable[[Runs], str], runs: Runs, anchor: str, title: str) -> str:
-    """A section; a file that holds what nobody expects costs this section, not the page."""
-    try:
-        return build(runs)
-    except Exception as error:
-        logger.warning("The section %r of the comparison failed", title, exc_info=True)
-        sentence = f"This section cannot be shown: {type(error).__name__}: {error}"
-        return page.section(anchor, title, page.missing(sentence))
 
 
 def _header(runs: Runs) -> str:
