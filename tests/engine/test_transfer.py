@@ -289,6 +289,8 @@ def test_dynamic_then_retrain_from_the_command_line(source, tmp_path: Path) -> N
     assert ".units.1." not in "".join(final["model"])
     assert yaml.safe_load(final["config"])["backbone"]["num_units"] == 1
     assert not (retrained / "model_extracted.pth").exists()
+    told = json.loads((retrained / "run.json").read_text())["initial_weights"]
+    assert told.startswith(f"From {path}: route") and "re-initialised" in told
 
 
 @pytest.mark.slow
